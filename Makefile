@@ -1,0 +1,56 @@
+# Two commands matter: `make demo` shows the whole road on generated boards, `make test` checks everything.
+# Both make the environment first if it is missing. Python 3.11+ and make are all they need.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# GPU=1 or GPU=0 decides; unset, an NVIDIA driver in sight does.
+GPU    ?= $(if $(shell command -v nvidia-smi 2>/dev/null),1,0)
+EXTRAS := $(if $(filter 1,$(GPU)),gpu,cpu),quantize,weights,dev
+STAMP  := $(VENV)/.installed-$(GPU)
+
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: help env demo test test-slow lint format bench clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+env: $(STAMP)  ## Make .venv/ with everything in it
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "== Installing into $(VENV) ($(EXTRAS))"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip uv
+	UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]' -c constraints.txt
+	@touch $@
+	@echo "== Ready: $(BIN)/changenet --help"
+
+demo: env  ## The whole road on generated boards: sample, check, train, evaluate, inference, export, serve
+	$(BIN)/changenet quickstart --out quickstart
+
+lint: env  ## Format check, lint, spelling, types, import contracts
+	@echo "== Lint"
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/codespell
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: env  ## Format and mend what can be mended automatically
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: lint  ## Lint, types, import contracts and the tests (under 25 minutes on 2 cores)
+	@echo "== Tests"
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: env  ## The tests marked slow
+	@echo "== Slow tests"
+	$(BIN)/python -m pytest -m slow
+
+bench: env  ## Print the figures that the docs quote
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:  ## Remove the environment and caches (never your results)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

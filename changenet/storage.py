@@ -1,0 +1,188 @@
+"""Files and URIs: atomic writes, the pointer to the latest file, and the lock that keeps two runs out of one folder.
+
+Every path may be local or any URI that fsspec knows (`s3://…`, `gs://…`, `memory://…`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+
+from changenet.errors import ChangeNetError, DataError
+
+POINTER_SUFFIX = ".pointer"
+
+
+def is_uri(path: str | os.PathLike[str]) -> bool:
+    """Say whether `path` is a URI rather than a local path."""
+    return "://" in str(path)
+
+
+def join(folder: str | os.PathLike[str], *names: str) -> str:
+    """Join a folder (path or URI) and names.
+
+    >>> join("s3://bucket/run/", "train", "a.pth")
+    's3://bucket/run/train/a.pth'
+    """
+    if is_uri(folder):
+        return "/".join([str(folder).rstrip("/"), *names])
+    return str(Path(folder, *names))
+
+
+def make_folder(folder: str | os.PathLike[str]) -> str:
+    """Create the folder with its parents if it is missing, and return it as text."""
+    file_system, inside = fsspec.core.url_to_fs(str(folder))
+    file_system.makedirs(inside, exist_ok=True)
+    return str(folder)
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Say whether a file or folder is there."""
+    file_system, inside = fsspec.core.url_to_fs(str(path))
+    return bool(file_system.exists(inside))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return the whole file.
+
+    Raises:
+        DataError: There is no such file.
+    """
+    try:
+        with fsspec.open(str(path), "rb") as file:
+            content: bytes = file.read()
+            return content
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise DataError("no such file", where=str(path), fix="Check the path.") from error
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Return the whole file as UTF-8 text (raises as `read_bytes`)."""
+    return read_bytes(path).decode("utf-8")
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open `path` for writing so that readers see the old content or the whole new one, never a part.
+
+    A local file is written beside its place, flushed to disk and renamed; parents are created. Object stores replace
+    whole objects by themselves; there an error on the way leaves the old object.
+    """
+    if is_uri(path):
+        file_system, inside = fsspec.core.url_to_fs(str(path))
+        with tempfile.SpooledTemporaryFile(max_size=64 << 20) as spool:
+            yield spool
+            spool.seek(0)
+            file_system.makedirs(file_system._parent(inside), exist_ok=True)
+            with file_system.open(inside, "wb") as file:
+                while chunk := spool.read(8 << 20):
+                    file.write(chunk)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write the whole file atomically."""
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def write_text(path: str | os.PathLike[str], content: str) -> None:
+    """Write the whole file atomically as UTF-8."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Append one line; on an object store, which cannot append, the object is rewritten."""
+    if is_uri(path):
+        before = read_text(path) if exists(path) else ""
+        write_text(path, f"{before}{line}\n")
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def set_latest(pointer: str | os.PathLike[str], target_name: str) -> None:
+    """Let `pointer` name the file `target_name` of the same folder: a symbolic link, or a pointer file beside a URI."""
+    if is_uri(pointer):
+        write_text(f"{pointer}{POINTER_SUFFIX}", target_name)
+        return
+    link = Path(pointer)
+    fresh = link.with_name(f".{link.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target_name)
+    fresh.replace(link)
+
+
+def resolve_latest(pointer: str | os.PathLike[str]) -> str | None:
+    """Return the file that `pointer` names, or None when nothing was written yet or the file is gone."""
+    if is_uri(pointer):
+        note = f"{pointer}{POINTER_SUFFIX}"
+        if not exists(note):
+            return None
+        target = join(str(pointer).rsplit("/", 1)[0], read_text(note).strip())
+        return target if exists(target) else None
+    return str(Path(pointer).resolve()) if Path(pointer).exists() else None
+
+
+class RunLock(contextlib.AbstractContextManager["RunLock"]):
+    """Keeps two runs out of one local folder; a lock whose process is gone is taken over.
+
+    The operating system's lock on `FOLDER/.lock` is held, so nothing has to be cleaned up after a crash. Object stores
+    have no locks: there it does nothing.
+
+    Raises:
+        ChangeNetError: Another run holds the folder; the message says which.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = str(folder)
+        self._file: IO[Any] | None = None
+
+    def __enter__(self) -> RunLock:
+        if is_uri(self._folder):
+            return self
+        import fcntl
+
+        path = Path(make_folder(self._folder), ".lock")
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise ChangeNetError(
+                f"in use by {holder}", where=self._folder, fix="Wait for that run to end or choose another results_dir."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        self._file = file
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
