@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` shows the whole road on generated boards, `make test` checks everything.
 # Both make the environment first if it is missing. Python 3.11+ and make are all they need.
 
-PYTHON ?= python3
+PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 # GPU=1 or GPU=0 decides; unset, an NVIDIA driver in sight does.
