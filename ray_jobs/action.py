@@ -1,0 +1,109 @@
+"""What every action that has a spec does around its work: its folder, `experiment.yaml`, `status.json`, the run lock."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+from collections.abc import Sequence
+from types import FrameType, TracebackType
+
+from omegaconf import OmegaConf
+
+from changenet import storage
+from changenet.errors import ChangeNetError, CheckpointError, DataError, EngineError, SpecError
+from changenet.spec import Experiment, load_spec
+from ray_jobs.status import StatusLog
+
+logger = logging.getLogger(__name__)
+
+# TAO's words for the kinds of failure in status.json.
+_FAILURES = (
+    (SpecError, "Configuration error"),
+    (DataError, "Parameter validation error"),
+    (CheckpointError, "File system error"),
+    (EngineError, "Feature not implemented"),
+    (OSError, "File system error"),
+)
+
+
+class Interrupted(BaseException):
+    """SIGTERM arrived; like KeyboardInterrupt, so that nothing on the way swallows it."""
+
+
+class Action(contextlib.AbstractContextManager["Action"]):
+    """One run of one action.
+
+    Entering it loads nothing more: the spec is read by `Action.load`. On the way out the last line of `status.json` says
+    how it ended.
+
+    Args:
+        name: The action, which is also the name of its folder.
+        experiment: The spec.
+        tao_name: The task's name in TAO's messages.
+    """
+
+    def __init__(self, name: str, experiment: Experiment) -> None:
+        self.name = name
+        self.experiment = experiment
+        self.folder = experiment.action_dir(name)
+        self.status = StatusLog(storage.join(self.folder, "status.json"))
+        self._lock = storage.RunLock(self.folder)
+
+    @classmethod
+    def load(cls, name: str, spec: str, overrides: Sequence[str] = ()) -> Action:
+        """Read the spec, log its warnings, and return the action.
+
+        Raises:
+            SpecError: Everything that is wrong with the spec.
+        """
+        loaded = load_spec(spec, overrides)
+        for warning in loaded.warnings:
+            logger.warning("%s", warning)
+        return cls(name, loaded.experiment)
+
+    def path(self, *names: str) -> str:
+        """Return a path inside the action's folder."""
+        return storage.join(self.folder, *names)
+
+    def __enter__(self) -> Action:
+        self._lock.__enter__()
+        self._previous = _on_terminate(_raise_interrupted)
+        storage.write_text(self.path("experiment.yaml"), OmegaConf.to_yaml(OmegaConf.create(self.experiment.public())))
+        self.status.write("STARTED", f"Starting Visual ChangeNet {self.name}.")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.status.write("SUCCESS", f"{self.name.replace('_', ' ').capitalize()} finished successfully.")
+            elif isinstance(error, (KeyboardInterrupt, Interrupted)):
+                self.status.write("FAILURE", f"{self.name} was interrupted.", verbosity="WARNING")
+            else:
+                self.status.write("FAILURE", f"{_failure(error)}: {_first_line(error)}", verbosity="ERROR")
+        finally:
+            _on_terminate(self._previous)
+            self._lock.__exit__(kind, error, traceback)
+
+
+def _failure(error: BaseException) -> str:
+    return next((text for kind, text in _FAILURES if isinstance(error, kind)), "Error")
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, ChangeNetError):
+        return str(error.problems[0])
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _raise_interrupted(number: int, frame: FrameType | None) -> None:
+    raise Interrupted
+
+
+def _on_terminate(handler: signal._HANDLER) -> signal._HANDLER:
+    try:
+        return signal.signal(signal.SIGTERM, handler)
+    except ValueError:  # only the main thread may set handlers; elsewhere the process's own stay
+        return signal.SIG_DFL
