@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 from types import FrameType, TracebackType
 
-from omegaconf import OmegaConf
+import yaml
 
 from changenet import storage
 from changenet.errors import ChangeNetError, CheckpointError, DataError, EngineError, SpecError
@@ -27,20 +27,15 @@ _FAILURES = (
 )
 
 
-class Interrupted(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt, so that nothing on the way swallows it."""
-
-
 class Action(contextlib.AbstractContextManager["Action"]):
     """One run of one action.
 
-    Entering it loads nothing more: the spec is read by `Action.load`. On the way out the last line of `status.json` says
-    how it ended.
+    The spec is read by `Action.load`; entering takes the folder's lock and writes `experiment.yaml`; the last line of
+    `status.json` says how it ended.
 
     Args:
         name: The action, which is also the name of its folder.
         experiment: The spec.
-        tao_name: The task's name in TAO's messages.
     """
 
     def __init__(self, name: str, experiment: Experiment) -> None:
@@ -68,8 +63,8 @@ class Action(contextlib.AbstractContextManager["Action"]):
 
     def __enter__(self) -> Action:
         self._lock.__enter__()
-        self._previous = _on_terminate(_raise_interrupted)
-        storage.write_text(self.path("experiment.yaml"), OmegaConf.to_yaml(OmegaConf.create(self.experiment.public())))
+        self._previous = _on_terminate(_interrupt)
+        storage.write_text(self.path("experiment.yaml"), yaml.safe_dump(self.experiment.public(), sort_keys=False))
         self.status.write("STARTED", f"Starting Visual ChangeNet {self.name}.")
         return self
 
@@ -79,7 +74,7 @@ class Action(contextlib.AbstractContextManager["Action"]):
         try:
             if error is None:
                 self.status.write("SUCCESS", f"{self.name.replace('_', ' ').capitalize()} finished successfully.")
-            elif isinstance(error, (KeyboardInterrupt, Interrupted)):
+            elif isinstance(error, KeyboardInterrupt):
                 self.status.write("FAILURE", f"{self.name} was interrupted.", verbosity="WARNING")
             else:
                 self.status.write("FAILURE", f"{_failure(error)}: {_first_line(error)}", verbosity="ERROR")
@@ -98,8 +93,8 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _raise_interrupted(number: int, frame: FrameType | None) -> None:
-    raise Interrupted
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _on_terminate(handler: signal._HANDLER) -> signal._HANDLER:

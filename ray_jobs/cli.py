@@ -1,0 +1,181 @@
+"""The command `changenet`: one verb a module, and one place that turns errors into exit codes.
+
+Verbs are imported when they run, so `changenet --help` stays quick.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import click
+import typer
+
+from changenet import __version__
+from changenet.errors import ChangeNetError
+
+
+class Verbs(typer.core.TyperGroup):
+    """Runs a verb: 0 done, 2 the user's input is wrong (one line a problem, no traceback), 1 anything else."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb and report what a user can mend on stderr."""
+        from ray_jobs.console import err, set_up_logging
+
+        set_up_logging()
+        try:
+            return super().invoke(ctx)
+        except ChangeNetError as error:
+            for problem in error.problems:
+                err.print(f"error: {problem}", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            err.print("Interrupted. What was finished is kept; run the same command again to go on.")
+            raise typer.Exit(1) from None
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Keep the order in which a user meets the verbs."""
+        return list(self.commands)
+
+
+HELP = """Compare pictures of circuit-board components with their golden pictures: train, evaluate, export and serve
+Visual ChangeNet on Ray. `changenet quickstart` shows the whole road in a few minutes."""
+
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    epilog="Every verb with -e SPEC takes overrides: changenet train -e spec.yaml train.num_epochs=5 "
+    "'dataset.classify.input_map={White: 0}'",
+)
+
+Spec = Annotated[str, typer.Option("-e", "--experiment-spec-file", help="Experiment spec (YAML, TAO's or ours).")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Overrides of the spec; values in YAML: train.gpu_ids=[0,1]."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster to run on, e.g. ray://head:10001 (default: RAY_ADDRESS, else a local Ray)."),
+]
+
+
+@app.command()
+def quickstart(
+    out: Annotated[str, typer.Option(help="Folder for everything it makes.")] = "quickstart",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same boards and the same result.")] = 0,
+) -> None:
+    """Show the whole road on generated boards: sample, check, train, evaluate, inference, export, serve."""
+    from ray_jobs import quickstart as verb
+
+    _finish(verb.run(out, seed=seed))
+
+
+@app.command()
+def sample(
+    folder: Annotated[str, typer.Argument(help="Folder to write; new or empty.")],
+    pairs: Annotated[int, typer.Option(min=40, help="Pairs in train, val, test and infer together.")] = 1000,
+    lights: Annotated[int, typer.Option(min=1, max=4, help="Lights a picture.")] = 1,
+    goldens: Annotated[int, typer.Option(min=1, max=16, help="Goldens a pair.")] = 1,
+    size: Annotated[int, typer.Option(min=32, max=512, help="Square side of a light, in pixels.")] = 64,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+) -> None:
+    """Write a generated data set of board pictures with its spec."""
+    from ray_jobs import sample as verb
+
+    _finish(verb.run(folder, pairs=pairs, lights=lights, goldens=goldens, size=size, seed=seed))
+
+
+@app.command()
+def init(
+    out: Annotated[str | None, typer.Option(help="File to write (default: stdout).")] = None,
+    source: Annotated[str | None, typer.Option("--from", help="An old spec to bring into modern form.")] = None,
+) -> None:
+    """Write a commented default spec, or an old one in modern form."""
+    from ray_jobs import init as verb
+
+    _finish(verb.run(out=out, source=source))
+
+
+@app.command()
+def check(
+    spec: Spec,
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check the spec and every row and picture of its data sets, before any training."""
+    from ray_jobs import check as verb
+
+    _finish(verb.run(spec, overrides or (), json_output=json))
+
+
+@app.command()
+def train(spec: Spec, overrides: Overrides = None, address: Address = None) -> None:
+    """Train a network with Ray Train; the same command again goes on where it stopped."""
+    from ray_jobs import train as verb
+
+    _finish(verb.run(spec, overrides or (), address=address))
+
+
+@app.command()
+def evaluate(spec: Spec, overrides: Overrides = None, address: Address = None) -> None:
+    """Score the test set: metrics.json, evaluate.csv, report.html with plots."""
+    from ray_jobs import evaluate as verb
+
+    _finish(verb.run(spec, overrides or (), address=address))
+
+
+@app.command()
+def inference(spec: Spec, overrides: Overrides = None, address: Address = None) -> None:
+    """Decide PASS or FAIL for every row of the infer set: inference.csv."""
+    from ray_jobs import inference as verb
+
+    _finish(verb.run(spec, overrides or (), address=address))
+
+
+@app.command()
+def export(
+    spec: Spec,
+    overrides: Overrides = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier model.onnx and bundle.")] = False,
+) -> None:
+    """Export a checkpoint to ONNX and to a bundle that serves, and check that both agree with it."""
+    from ray_jobs import export as verb
+
+    _finish(verb.run(spec, overrides or (), overwrite=overwrite))
+
+
+@app.command()
+def serve(
+    model: Annotated[list[str] | None, typer.Option(metavar="NAME=BUNDLE", help="A model to serve.")] = None,
+    spec: Annotated[
+        str | None, typer.Option("-e", "--experiment-spec-file", help="Experiment spec with a serve section.")
+    ] = None,
+    overrides: Overrides = None,
+    host: Annotated[str, typer.Option(help="Interface to listen on; others than this machine: 0.0.0.0.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    address: Address = None,
+) -> None:
+    """Serve bundles over HTTP with Ray Serve; the inspection page is at /."""
+    from ray_jobs import serve as verb
+
+    _finish(verb.run(spec=spec, models=model or (), overrides=overrides or (), host=host, port=port, address=address))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback(help=HELP)
+def options(
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Read what every verb understands."""
+
+
+def _finish(code: int | None) -> None:
+    if code:
+        raise typer.Exit(code)
