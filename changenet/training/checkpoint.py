@@ -6,7 +6,6 @@ else: the description holds the network's arguments, the picture layout, the cla
 
 from __future__ import annotations
 
-import io
 import pickle
 import zipfile
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from changenet import storage
+from changenet import encryption
 from changenet.description import ModelDescription
-from changenet.errors import CheckpointError, DataError
+from changenet.errors import CheckpointError
 
 if TYPE_CHECKING:
     from changenet.model.network import ChangeNet
@@ -54,23 +53,17 @@ def package_versions() -> dict[str, str]:
 
 def save_checkpoint(path: str, checkpoint: Checkpoint, *, encryption_key: str | None = None) -> None:
     """Write the checkpoint atomically; with a key only ciphertext ever reaches the disk."""
-    buffer = io.BytesIO()
-    torch.save(
-        {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "description": checkpoint.description.to_dict(),
-            "state_dict": checkpoint.state,
-            "training": checkpoint.training,
-        },
-        buffer,
-    )
-    content = buffer.getvalue()
-    if encryption_key:
-        from changenet import encryption
-
-        content = encryption.seal(content, encryption_key)
-    storage.write_bytes(path, content)
+    with encryption.write_model(path, encryption_key) as file:
+        torch.save(
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "description": checkpoint.description.to_dict(),
+                "state_dict": checkpoint.state,
+                "training": checkpoint.training,
+            },
+            file,
+        )
 
 
 def load_checkpoint(path: str, *, encryption_key: str | None = None) -> Checkpoint:
@@ -80,16 +73,9 @@ def load_checkpoint(path: str, *, encryption_key: str | None = None) -> Checkpoi
         CheckpointError: The file is missing, not one of our checkpoints, damaged, of a newer format, or encrypted with
             another key.
     """
-    from changenet import encryption
-
+    content = encryption.read_model(path, encryption_key)
     try:
-        content = storage.read_bytes(path)
-    except DataError as error:
-        raise CheckpointError("no such checkpoint", where=path, fix="Check the path, or train first.") from error
-    if encryption.is_sealed(content):
-        content = encryption.unseal(content, encryption_key, where=path)
-    try:
-        values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        values = torch.load(content, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
         raise CheckpointError(
             "not a readable checkpoint (damaged, or it holds more than plain values)",

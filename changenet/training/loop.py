@@ -85,7 +85,7 @@ def train_epoch(
         with autocast(precision, device):
             output = network(normalise(test), normalise(golden)).float()
         value = loss(output, target)
-        scaler.scale(value / accumulate).backward()
+        torch.autograd.backward(scaler.scale(value / accumulate))
         if (number + 1) % accumulate == 0 or number + 1 == len(batches):
             scaler.unscale_(optimizer)
             if clip_norm:

@@ -1,0 +1,81 @@
+"""What a run needs, beside the weights, to go on as if it had not stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Args:
+        epoch: Zero-based epoch to run next (or to go on with).
+        batch: Batches of that epoch that are done.
+        step: Optimiser steps done in all.
+        best: Best value of the monitored metric so far.
+        stale: Validations since then (early stopping).
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best: float | None = None
+    stale: int = 0
+
+    def improves(self, value: float | None, *, mode: str, min_delta: float = 0.0) -> bool:
+        """Note a validation's monitored value; say whether it is the best so far (`mode`: `min` or `max`)."""
+        if value is None:
+            return False
+        sign = 1.0 if mode == "min" else -1.0
+        if self.best is None or sign * value < sign * self.best - min_delta:
+            self.best, self.stale = value, 0
+            return True
+        self.stale += 1
+        return False
+
+
+@dataclass
+class Stateful:
+    """The objects whose state a checkpoint's `training` part carries.
+
+    Args:
+        optimizer: The optimiser.
+        schedule: Its learning-rate schedule.
+        scaler: The gradient scaler of `16-mixed`.
+        average: The averaged network of `train.ema_decay`, or None.
+    """
+
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    scaler: torch.amp.GradScaler
+    average: torch.optim.swa_utils.AveragedModel | None = None
+
+    def capture(self, progress: Progress, network: torch.nn.Module) -> dict[str, Any]:
+        """Return plain values and tensors, as `torch.load(weights_only=True)` reads them."""
+        return {
+            "progress": dict(vars(progress)),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            # With averaging the file's weights are the averaged ones; the trained ones are needed to go on.
+            "raw_weights": network.state_dict() if self.average is not None else None,
+            "averaged_steps": int(self.average.n_averaged) if self.average is not None else 0,
+            "torch_random": torch.get_rng_state(),
+        }
+
+    def restore(self, training: dict[str, Any], network: torch.nn.Module) -> Progress:
+        """Put everything back after the file's weights were loaded into `network`; return where the run stood."""
+        if self.average is not None:
+            self.average.module.load_state_dict(network.state_dict())
+            self.average.n_averaged.fill_(training["averaged_steps"])
+        if training["raw_weights"] is not None:
+            network.load_state_dict(training["raw_weights"])
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.schedule.load_state_dict(training["schedule"])
+        self.scaler.load_state_dict(training["scaler"])
+        torch.set_rng_state(training["torch_random"])
+        return Progress(**training["progress"])
