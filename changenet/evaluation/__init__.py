@@ -1,0 +1,1 @@
+"""How well a network decides: curves, metrics, thresholds and the report that people read."""

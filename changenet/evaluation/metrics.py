@@ -1,0 +1,158 @@
+"""The figures of `metrics.json`: what a threshold decides on labelled pairs, and how sure each figure is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from changenet.description import BINARY_CLASSES, PASS, Threshold
+from changenet.evaluation.curves import auroc, average_precision, checked, operating_points
+from changenet.evaluation.intervals import clopper_pearson
+
+FAIL = "FAIL"
+
+
+def decision_metrics(
+    scores: Any,
+    is_defect: Any,
+    threshold: Threshold,
+    *,
+    labels: Sequence[str] | None = None,
+    predictions: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Return every figure of `metrics.json`; what is undefined is None.
+
+    Shares are 0-1, each with its 95 % Clopper-Pearson interval beside it; those under `tao` are percentages by the
+    formulas of TAO 7.3 (false calls over PASS pairs, escapes over defects). Recall of PASS in `per_label` is the share
+    called PASS, of any other label the share called defective, whichever defect class was named.
+
+    Args:
+        scores: (N,) finite scores.
+        is_defect: (N,) truth.
+        threshold: A pair fails when its score is strictly greater.
+        labels: (N,) label of each pair; adds `per_label`.
+        predictions: (N,) class names from `predict`; with `labels`, adds `confusion_matrix`.
+
+    Raises:
+        ValueError: The lengths differ, or a score is NaN or infinite.
+
+    >>> figures = decision_metrics([0.1, 0.6, 0.9], [False, False, True], Threshold(0.5))
+    >>> figures["recall"], figures["false_call_rate"], figures["auroc"], figures["tao"]["test_fpr"]
+    (1.0, 0.5, 1.0, 50.0)
+    """
+    scores, is_defect = checked(scores, is_defect)
+    fails = scores > threshold.value
+    pairs, defects = len(scores), int(is_defect.sum())
+    passes = pairs - defects
+    caught, false_calls = int((fails & is_defect).sum()), int((fails & ~is_defect).sum())
+    escapes, correct = defects - caught, caught + passes - false_calls
+    points = operating_points(scores, is_defect)
+    unavoidable = int((scores[~is_defect] >= scores[is_defect].min()).sum()) if defects else 0
+    f1, f1_interval = _f1(caught, false_calls + escapes)
+    figures: dict[str, Any] = {
+        "pairs": pairs,
+        "passes": passes,
+        "defects": defects,
+        "threshold": threshold.value,
+        "threshold_policy": threshold.policy,
+        **_rate("accuracy", correct, pairs),
+        **_rate("recall", caught, defects),
+        **_rate("precision", caught, caught + false_calls),
+        "f1": f1,
+        "f1_interval": f1_interval,
+        **_rate("false_call_rate", false_calls, passes),
+        **_rate("escape_rate", escapes, defects),
+        "auroc": auroc(points),
+        "average_precision": average_precision(points),
+        **_rate("false_call_rate_at_full_recall", unavoidable, passes if defects else 0),
+    }
+    if labels is not None:
+        figures["per_label"] = _per_label(labels, fails)
+        if predictions is not None:
+            figures["confusion_matrix"] = confusion_matrix(labels, predictions)
+    figures["tao"] = {
+        "test_acc": _percent(correct, pairs),
+        "test_fpr": _percent(false_calls, passes),
+        "test_fnr": _percent(escapes, defects),
+        "defect_acc": _percent(caught, defects) or 0.0,  # TAO 7.3: 0 without defects
+    }
+    return figures
+
+
+def predict(
+    scores: Any, threshold: Threshold, *, classes: Sequence[str] = BINARY_CLASSES, probabilities: Any = None
+) -> NDArray[np.str_]:
+    """Return (N,) decisions: PASS or FAIL; with class probabilities the most probable class that is not PASS for FAIL.
+
+    Args:
+        scores: (N,) scores.
+        threshold: A pair fails when its score is strictly greater.
+        classes: (C,) names of the outputs; PASS is one of them.
+        probabilities: (N, C) class probabilities, when the classes are real ones.
+
+    >>> predict([0.2, 0.7], Threshold(0.5), classes=("PASS", "open", "short"), probabilities=[[0.8, 0.2, 0], [0.3, 0.1, 0.6]])
+    array(['PASS', 'short'], dtype='<U5')
+    """
+    fails = np.asarray(scores, dtype=np.float64) > threshold.value
+    if probabilities is None:
+        return np.where(fails, FAIL, PASS)
+    defect_classes = [index for index, name in enumerate(classes) if name != PASS]
+    chosen = np.asarray(probabilities, dtype=np.float64).reshape(-1, len(classes))[:, defect_classes].argmax(axis=1)
+    return np.where(fails, np.array([classes[index] for index in defect_classes])[chosen], PASS)
+
+
+def confusion_matrix(labels: Sequence[str], predictions: Sequence[str]) -> dict[str, Any]:
+    """Return `{"labels": rows, "predictions": columns, "counts": (rows, columns)}`, PASS first, then by name."""
+    table = pd.crosstab(np.asarray(labels, dtype=object), np.asarray(predictions, dtype=object))
+    table = table.reindex(index=_pass_first(table.index), columns=_pass_first(table.columns))
+    return {"labels": list(table.index), "predictions": list(table.columns), "counts": table.to_numpy().tolist()}
+
+
+def score_histogram(scores: Any, is_defect: Any, *, bins: int = 50) -> dict[str, list[float]]:
+    """Return `{"edges": bins + 1 numbers, "PASS": counts, "defect": counts}` over 0-1, or 0 to the highest score above 1.
+
+    Raises:
+        ValueError: The lengths differ, or a score is NaN or infinite.
+    """
+    scores, is_defect = checked(scores, is_defect)
+    edges = np.linspace(min(0.0, scores.min(initial=0.0)), max(1.0, scores.max(initial=1.0)), bins + 1)
+    return {
+        "edges": edges.tolist(),
+        "PASS": np.histogram(scores[~is_defect], edges)[0].tolist(),
+        "defect": np.histogram(scores[is_defect], edges)[0].tolist(),
+    }
+
+
+def _rate(name: str, hits: int, trials: int) -> dict[str, Any]:
+    interval = clopper_pearson(hits, trials)
+    return {name: hits / trials if trials else None, f"{name}_interval": list(interval) if interval else None}
+
+
+def _percent(hits: int, trials: int) -> float | None:
+    return 100 * hits / trials if trials else None
+
+
+def _f1(caught: int, wrong: int) -> tuple[float | None, list[float] | None]:
+    """F1 rises with the share of caught among caught and wrong, a binomial proportion, which gives its interval."""
+    interval = clopper_pearson(caught, caught + wrong)
+    if interval is None:
+        return None, None
+    return 2 * caught / (2 * caught + wrong), [2 * share / (1 + share) for share in interval]
+
+
+def _per_label(labels: Sequence[str], fails: NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
+    frame = pd.DataFrame({"label": np.asarray(labels, dtype=object), "fails": fails})
+    groups = {str(name): group["fails"] for name, group in frame.groupby("label")}
+    table: dict[str, dict[str, Any]] = {}
+    for name in _pass_first(groups):
+        pairs, failing = len(groups[name]), int(groups[name].sum())
+        table[name] = {"pairs": pairs, **_rate("recall", pairs - failing if name == PASS else failing, pairs)}
+    return table
+
+
+def _pass_first(names: Any) -> list[str]:
+    return sorted(names, key=lambda name: (name != PASS, name))
