@@ -1,0 +1,115 @@
+"""How two pyramids are compared: a learned difference a level, accumulated from coarse to fine, and fused.
+
+Levels are ordered coarsest first everywhere in this module: that is the order in which they are used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class DifferenceModule(nn.Module):
+    """The learned difference of one level.
+
+    It is a convolution over the channels of test and golden together, written as one convolution for each so that the
+    golden's half can be computed ahead and kept; the sum is exact.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.test_half = nn.Conv2d(width, width, kernel_size=3, padding=1)
+        self.golden_half = nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.mix = nn.Conv2d(width, width, kernel_size=3, padding=1)
+        initialise_as_one([self.test_half, self.golden_half])
+
+    def forward(self, test: Tensor, golden_half: Tensor) -> Tensor:
+        """Return the difference (B, E, H, W) of a test level and what `golden_half` made of the golden's."""
+        joined = F.relu(self.test_half(test) + golden_half)
+        return F.relu(self.mix(self.norm(joined)))
+
+
+class DifferencePyramid(nn.Module):
+    """Projects pyramid levels to a common width and turns the levels of test and golden into one difference map.
+
+    Args:
+        widths: Channels of the encoder's levels, finest first.
+        embed_dim: E, the common width.
+        levels: How many levels take part, counted from the coarsest (`learnable_difference_modules`). The others exist,
+            because checkpoints hold them, but are neither computed nor trained.
+        fusion_size: Height and width of the difference map; None = those of the finest level that takes part.
+        align_corners: How maps are resized.
+    """
+
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int],
+        embed_dim: int,
+        levels: int,
+        fusion_size: tuple[int, int] | None = None,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        self.levels = levels
+        self.fusion_size = fusion_size
+        self.align_corners = align_corners
+        self.project = nn.ModuleList([nn.Conv2d(width, embed_dim, kernel_size=1) for width in reversed(widths)])
+        self.difference = nn.ModuleList([DifferenceModule(embed_dim) for _ in widths])
+        # A 1 x 1 convolution over the resized levels together; a part a level, so that each runs before it is resized.
+        self.fuse = nn.ModuleList(
+            [nn.Conv2d(embed_dim, embed_dim, kernel_size=1, bias=level == 0) for level in range(levels)]
+        )
+        initialise_as_one([part for part in self.fuse if isinstance(part, nn.Conv2d)])
+        self.fuse_norm = nn.BatchNorm2d(embed_dim)
+        for left_out in [*self.project[levels:], *self.difference[levels:]]:
+            left_out.requires_grad_(False)
+
+    def embed(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the levels that take part, projected: (B, E, H_i, W_i), coarsest first; `maps` come finest first."""
+        coarsest_first = list(reversed(maps))[: self.levels]
+        return tuple(project(each) for project, each in zip(self.project, coarsest_first, strict=False))
+
+    def prepare_golden(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the golden's half of each level's first convolution."""
+        return tuple(
+            cast("DifferenceModule", module).golden_half(each)
+            for module, each in zip(self.difference, features, strict=False)
+        )
+
+    def forward(self, test_features: Sequence[Tensor], golden_halves: Sequence[Tensor]) -> Tensor:
+        """Return the difference map (B, E, H, W)."""
+        size = self.fusion_size or (test_features[-1].shape[2], test_features[-1].shape[3])
+        carried: Tensor | None = None
+        fused: Tensor | None = None
+        for level in range(self.levels):
+            difference = self.difference[level](test_features[level], golden_halves[level])
+            if carried is not None:
+                difference = difference + self._resize(carried, (difference.shape[2], difference.shape[3]))
+            carried = difference
+            part = self._resize(self.fuse[level](difference), size)
+            fused = part if fused is None else fused + part
+        out: Tensor = self.fuse_norm(fused)
+        return out
+
+    def _resize(self, values: Tensor, size: tuple[int, int]) -> Tensor:
+        if (values.shape[2], values.shape[3]) == size:
+            return values
+        return F.interpolate(values, size=size, mode="bilinear", align_corners=self.align_corners)
+
+
+def initialise_as_one(parts: Sequence[nn.Conv2d]) -> None:
+    """Initialise convolutions whose outputs are added like the single one (PyTorch's default) they stand for."""
+    fan_in = sum(part.weight[0].numel() for part in parts)
+    bound = 1 / math.sqrt(fan_in)
+    with torch.no_grad():
+        for part in parts:
+            part.weight.uniform_(-bound, bound)
+            if part.bias is not None:
+                part.bias.uniform_(-bound, bound)

@@ -1,0 +1,247 @@
+"""The siamese network, split where a golden's share of the work can be done once and kept.
+
+    features = network.encode(network.normalise(picture_u8))
+    halves = network.prepare_golden(features of the golden)      # once a golden
+    output = network.compare(features of the test, halves)       # for each test picture
+
+`forward` does the same for pairs, with one encoder call for test and golden together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from changenet.errors import Problem, SpecError
+from changenet.model.backbones import build_backbone, default_normalisation
+from changenet.model.catalogue import backbone_facts
+from changenet.model.difference import DifferencePyramid
+from changenet.model.heads import Head, HeadKind
+
+DifferenceKind = Literal["learnable", "euclidean"]
+EUCLIDEAN_HIDDEN = 512
+DISTANCE_EPS = 1e-6  # added to every difference, as TAO's distance does
+
+
+class Normalise(nn.Module):
+    """Bytes to normalised floats: (value / 255 - mean) / std. Exported with the network, so nothing can drift."""
+
+    def __init__(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        scale = 1 / (255 * torch.tensor(std, dtype=torch.float64))
+        offset = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
+        # Not part of the state dict: mean and std belong to the network's arguments.
+        self.register_buffer("scale", scale.float().view(3, 1, 1), persistent=False)
+        self.register_buffer("offset", offset.float().view(3, 1, 1), persistent=False)
+        self.scale: Tensor
+        self.offset: Tensor
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Return float32 (…, 3, H, W) from uint8 of the same shape."""
+        return picture.float() * self.scale + self.offset
+
+
+class ChangeNet(nn.Module):
+    """Says how different a test picture is from its golden.
+
+    Args:
+        backbone: Encoder: one of `changenet.model.catalogue.TAO_BACKBONES` or `timm/<name>`.
+        difference_module: `learnable`: class logits (B, num_classes) from learned differences of the pyramid;
+            `euclidean`: the distance (B,) between two embeddings.
+        image_size: Height and width of the picture after its lights were combined.
+        num_classes: Outputs of a learnable network, >= 2; index 0 is PASS.
+        multiclass: Whether the outputs are real classes; otherwise index 1 alone means defect, as in TAO.
+        embed_dim: Common width of the pyramid levels.
+        embed_dec: Hidden width of the learnable head.
+        embedding_vectors: Length of the euclidean embedding.
+        learnable_difference_modules: Levels that are compared, 1-4, counted from the coarsest.
+        head: `flatten`, `pool`, or None for the encoder's own default.
+        align_corners: How maps are resized in the difference pyramid.
+        feat_downsample: FAN only: last level at stride 32, 768 channels.
+        feature_strides: Strides that the spec states; checked against the encoder's (learnable only).
+        mean: Of pixels in 0-1, red green blue; None for the encoder's own.
+        std: Likewise.
+
+    Raises:
+        SpecError: Arguments that contradict each other or the encoder.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "fan_tiny_8_p4_hybrid",
+        difference_module: DifferenceKind = "learnable",
+        image_size: Sequence[int] = (128, 128),
+        num_classes: int = 2,
+        multiclass: bool = False,
+        embed_dim: int = 256,
+        embed_dec: int = 30,
+        embedding_vectors: int = 5,
+        learnable_difference_modules: int = 4,
+        head: HeadKind | None = None,
+        align_corners: bool = False,
+        feat_downsample: bool = False,
+        feature_strides: Sequence[int] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        facts = backbone_facts(backbone, feat_downsample=feat_downsample)
+        own_mean, own_std = default_normalisation(backbone)
+        self._arguments: dict[str, Any] = {
+            "backbone": backbone,
+            "difference_module": difference_module,
+            "image_size": [int(side) for side in image_size],
+            "num_classes": num_classes,
+            "multiclass": multiclass,
+            "embed_dim": embed_dim,
+            "embed_dec": embed_dec,
+            "embedding_vectors": embedding_vectors,
+            "learnable_difference_modules": learnable_difference_modules,
+            "head": head or facts.head,
+            "align_corners": align_corners,
+            "feat_downsample": feat_downsample,
+            "feature_strides": None if feature_strides is None else [int(stride) for stride in feature_strides],
+            "mean": [float(value) for value in (mean or own_mean)],
+            "std": [float(value) for value in (std or own_std)],
+        }
+        _check(self._arguments, facts.side_multiple)
+        height, width = self._arguments["image_size"]
+        self.image_size: tuple[int, int] = (height, width)
+        self.head_kind: HeadKind = self._arguments["head"]
+        self.difference_module: DifferenceKind = difference_module
+        self.multiclass = multiclass
+        self.normalise = Normalise(mean=self._arguments["mean"], std=self._arguments["std"])
+        self.backbone = build_backbone(backbone, image_size=self.image_size, feat_downsample=feat_downsample)
+        self._frozen = False
+        sizes = self.backbone.level_sizes(self.image_size) if self.head_kind == "flatten" else None
+        self.pyramid: DifferencePyramid | None = None
+        if difference_module == "learnable":
+            _check_strides(self._arguments["feature_strides"], self.backbone.strides)
+            fusion_size = sizes[0] if sizes else None
+            self.pyramid = DifferencePyramid(
+                widths=self.backbone.widths,
+                embed_dim=embed_dim,
+                levels=learnable_difference_modules,
+                fusion_size=fusion_size,
+                align_corners=align_corners,
+            )
+            self.head = Head(
+                kind=self.head_kind, channels=embed_dim, size=fusion_size, hidden=embed_dec, outputs=num_classes
+            )
+        else:
+            self.head = Head(
+                kind=self.head_kind,
+                channels=self.backbone.widths[-1],
+                size=sizes[-1] if sizes else None,
+                hidden=EUCLIDEAN_HIDDEN,
+                outputs=embedding_vectors,
+            )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Plain values that rebuild the network: `ChangeNet(**network.arguments)`."""
+        return dict(self._arguments)
+
+    def encode(self, picture: Tensor) -> tuple[Tensor, ...]:
+        """Return what the comparison needs of a normalised picture (B, 3, H, W).
+
+        Learnable: the levels that are compared, (B, E, H_i, W_i), coarsest first. Euclidean: the embedding (B, K).
+
+        Raises:
+            ValueError: The picture has not the size that the flattened head was made for.
+        """
+        if self.head_kind == "flatten" and (picture.shape[-2], picture.shape[-1]) != self.image_size:
+            raise ValueError(f"pictures must be {self.image_size} (height, width), got {tuple(picture.shape[-2:])}")
+        maps = self.backbone(picture.contiguous(memory_format=torch.channels_last))
+        if self.pyramid is None:
+            return (self.head(maps[-1]),)
+        return self.pyramid.embed(maps)
+
+    def prepare_golden(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the golden's share of the comparison, from its features; worth keeping for the next test picture."""
+        return tuple(features) if self.pyramid is None else self.pyramid.prepare_golden(features)
+
+    def compare(self, test_features: Sequence[Tensor], golden_halves: Sequence[Tensor]) -> Tensor:
+        """Return logits (B, num_classes) or distances (B,); a golden batch of one serves any number of tests."""
+        if self.pyramid is None:
+            return distance(test_features[0], golden_halves[0])
+        logits: Tensor = self.head(self.pyramid(test_features, golden_halves))
+        return logits
+
+    def forward(self, test: Tensor, golden: Tensor) -> Tensor:
+        """Return logits (B, num_classes) or distances (B,) for normalised pictures, both (B, 3, H, W)."""
+        pairs = test.shape[0]
+        features = self.encode(torch.cat([test, golden]))
+        golden_halves = self.prepare_golden([each[pairs:] for each in features])
+        return self.compare([each[:pairs] for each in features], golden_halves)
+
+    def score(self, output: Tensor) -> Tensor:
+        """Return how defective each pair looks, float32 (B,): the distance (>= 0) or a probability (0-1)."""
+        if self.pyramid is None:
+            return output.float()
+        probability = output.float().softmax(dim=1)
+        return probability[:, 1:].sum(dim=1) if self.multiclass else probability[:, 1]
+
+    def freeze_backbone(self) -> None:
+        """Stop the encoder from learning: no gradients, and no moving statistics even in training mode."""
+        self._frozen = True
+        self.backbone.requires_grad_(False)
+        for part in self.backbone.kept_trainable():
+            part.requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> ChangeNet:
+        """Switch to training or evaluation mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self._frozen:
+            self.backbone.eval()
+        return self
+
+
+def distance(test: Tensor, golden: Tensor) -> Tensor:
+    """Return the Euclidean distance (B,) between embeddings (B, K), in float32."""
+    length: Tensor = torch.linalg.vector_norm(test.float() - golden.float() + DISTANCE_EPS, dim=1)
+    return length
+
+
+def _check(arguments: dict[str, Any], side_multiple: int) -> None:
+    height, width = arguments["image_size"]
+    problems = []
+    if height % side_multiple or width % side_multiple or min(height, width) < 1:
+        problems.append(
+            Problem(
+                f"the picture is {height}x{width} (height x width), but {arguments['backbone']} needs both sides to be "
+                f"multiples of {side_multiple}",
+                where="dataset.classify.image_height / image_width",
+            )
+        )
+    if not 1 <= arguments["learnable_difference_modules"] <= 4:
+        problems.append(
+            Problem(
+                f"{arguments['learnable_difference_modules']} is not in 1-4",
+                where="model.classify.learnable_difference_modules",
+            )
+        )
+    if arguments["num_classes"] < 2:
+        problems.append(Problem(f"{arguments['num_classes']} is below 2", where="dataset.classify.num_classes"))
+    allowed = {"difference_module": ("learnable", "euclidean"), "head": ("flatten", "pool")}
+    problems += [
+        Problem(f"{arguments[key]!r} is not one of {', '.join(values)}", where=f"model.classify.{key}")
+        for key, values in allowed.items()
+        if arguments[key] not in values
+    ]
+    if problems:
+        raise SpecError(problems)
+
+
+def _check_strides(stated: list[int] | None, real: Sequence[int]) -> None:
+    if stated is not None and tuple(stated) != tuple(real):
+        raise SpecError(
+            f"{stated} are not the strides of this encoder",
+            where="model.decode_head.feature_strides",
+            fix=f"Write {list(real)}, or leave it out.",
+        )
