@@ -52,7 +52,7 @@ class Kind(StrEnum):
         return self not in _WARNINGS
 
     @property
-    def title(self) -> str:
+    def words(self) -> str:
         """The name for people."""
         return self.value.replace("_", " ")
 

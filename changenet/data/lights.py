@@ -92,15 +92,15 @@ class PictureLayout:
         """
         if len(pictures) != len(self.lights):
             raise DataError(f"{len(pictures)} picture(s) for {len(self.lights)} light(s)", fix="Give one a light.")
-        return self.assemble(np.stack([np.asarray(self.resize(picture)) for picture in pictures]))
+        return self.assemble(np.stack([np.asarray(self.resize(picture)).transpose(2, 0, 1) for picture in pictures]))
 
     def assemble(self, lights: Pixels) -> Pixels:
-        """Put resized lights (..., lights, h, w, 3) into one contiguous picture (..., 3, H, W)."""
+        """Put resized lights (..., lights, 3, h, w) into whole pictures (..., 3, H, W), always a copy."""
         columns, rows = self.tiles
-        *batch, _, height, width, channels = lights.shape
-        tiles = lights.reshape(-1, rows, columns, height, width, channels)
-        whole = tiles.transpose(0, 5, 1, 3, 2, 4)  # (B, 3, rows, h, columns, w)
-        return np.ascontiguousarray(whole).reshape(*batch, channels, rows * height, columns * width)
+        *batch, _, channels, height, width = lights.shape
+        tiles = lights.reshape(-1, rows, columns, channels, height, width)
+        whole = tiles.transpose(0, 3, 1, 4, 2, 5).copy()  # (B, 3, rows, h, columns, w)
+        return whole.reshape(*batch, channels, rows * height, columns * width)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
