@@ -1,0 +1,178 @@
+"""Bare boards: solder mask, copper under and over it, vias and silkscreen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from changenet.synthetic.canvas import HEIGHT, METAL, SIDE, Canvas, Colour, Floats, Frame
+from changenet.synthetic.lettering import text_segments, text_width
+from changenet.synthetic.shapes import box, disc, repeat, strokes
+
+BARE_COPPER: Colour = (0.50, 0.25, 0.12)
+SUBSTRATE: Colour = (0.42, 0.36, 0.20)
+COPPER_HEIGHT = 0.45
+
+
+@dataclass(frozen=True)
+class Board:
+    """The looks that all sites of a design share.
+
+    Args:
+        name: The design's name, used in file names.
+        mask: Solder mask over bare laminate, linear light.
+        track: Solder mask over copper.
+        finish: Plated surface of pads and vias that no solder covers.
+        silk: Silkscreen ink.
+    """
+
+    name: str
+    mask: Colour
+    track: Colour
+    finish: Colour
+    silk: Colour = (0.78, 0.78, 0.74)
+
+
+GOLD: Colour = (0.72, 0.50, 0.20)
+TIN: Colour = (0.58, 0.57, 0.54)
+
+BOARDS = (
+    Board("alder", mask=(0.010, 0.085, 0.030), track=(0.030, 0.190, 0.055), finish=GOLD),
+    Board("birch", mask=(0.008, 0.030, 0.120), track=(0.020, 0.085, 0.270), finish=TIN),
+    Board("cedar", mask=(0.022, 0.120, 0.022), track=(0.075, 0.240, 0.045), finish=TIN),
+    Board("damson", mask=(0.150, 0.012, 0.014), track=(0.300, 0.040, 0.032), finish=GOLD),
+    Board("ebony", mask=(0.012, 0.013, 0.014), track=(0.034, 0.035, 0.034), finish=GOLD),
+)
+"""The designs that are known, most usual first."""
+
+
+@dataclass(frozen=True)
+class Bus:
+    """Parallel straight tracks: `count` of them, `pitch` apart, along u of `frame` from -half_length to half_length."""
+
+    frame: Frame
+    half_length: float
+    width: float
+    count: int = 1
+    pitch: float = 5.0
+
+
+@dataclass(frozen=True)
+class Via:
+    """A plated hole; a tented one is closed by solder mask."""
+
+    x: float
+    y: float
+    radius: float
+    tented: bool
+
+
+@dataclass(frozen=True)
+class Label:
+    """Silkscreen text in a frame."""
+
+    text: str
+    frame: Frame
+    height: float
+
+
+@dataclass(frozen=True)
+class Artwork:
+    """The copper and ink of one site, apart from the component's own pads.
+
+    Args:
+        buses: Tracks.
+        vias: Plated holes.
+        pour: A copper plane as the half plane u < 0 of a frame, or None; it keeps clear of tracks and pads.
+        labels: Silkscreen texts.
+        weave: Phase and strength of the glass weave that shows through the mask.
+    """
+
+    buses: tuple[Bus, ...]
+    vias: tuple[Via, ...]
+    pour: Frame | None
+    labels: tuple[Label, ...]
+    weave: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Break:
+    """A gap etched into a track: where, along which direction, and half its length and width in units."""
+
+    frame: Frame
+    half_length: float
+    half_width: float
+
+
+def draw_board(canvas: Canvas, board: Board, artwork: Artwork, *, gap: Break | None) -> Floats:
+    """Paint mask, plane, and return the distance (h, w) to the tracks, which `draw_tracks` paints after the pads' rings."""
+    whole = canvas.whole()
+    canvas.planes[:HEIGHT] = np.array([*board.mask, 0.0], np.float32)[:, None, None]
+    distance = track_distance(canvas, artwork)
+    if artwork.pour is not None:
+        patch = canvas.patch(artwork.pour, -2 * SIDE, -2 * SIDE, 2.0, 2 * SIDE)
+        if patch is not None:
+            clear = np.maximum(patch.u, np.float32(1.6) - distance[patch.window])
+            patch.paint(patch.cover(clear), board.track, height=COPPER_HEIGHT)
+    # The plane keeps clear of the whole track; only then is the gap cut.
+    if gap is not None:
+        reach = max(gap.half_length, gap.half_width) + 2.0
+        patch = canvas.patch(gap.frame, -reach, -reach, reach, reach)
+        if patch is not None:
+            view = distance[patch.window]
+            np.maximum(view, -box(patch.u, patch.v, gap.half_length, gap.half_width), out=view)
+    phase_x, phase_y, strength = artwork.weave
+    threads = np.float32(2 * math.pi / 3.1)
+    across = np.sin(threads * whole.u[0] + np.float32(phase_x))
+    down = np.sin(threads * whole.v[:, 0] + np.float32(phase_y))
+    canvas.planes[:METAL] *= np.float32(1) + np.float32(strength) * down[:, None] * across[None, :]
+    return distance
+
+
+def draw_tracks(canvas: Canvas, board: Board, artwork: Artwork, distance: Floats) -> None:
+    """Paint the mask-covered tracks and the vias."""
+    whole = canvas.whole()
+    whole.paint(whole.cover(distance), board.track, height=COPPER_HEIGHT)
+    for via in artwork.vias:
+        reach = via.radius + 2.0
+        patch = canvas.patch(Frame(via.x, via.y), -reach, -reach, reach, reach)
+        if patch is None:
+            continue
+        from_middle = disc(patch.u, patch.v, via.radius)
+        rim = patch.cover(from_middle)
+        if via.tented:
+            patch.paint(rim, board.track, height=COPPER_HEIGHT)
+            patch.paint(patch.cover(from_middle + np.float32(via.radius * 0.55)), board.mask, height=-0.5)
+        else:
+            patch.paint(rim, board.finish, metal=0.85, height=COPPER_HEIGHT)
+            patch.paint(patch.cover(from_middle + np.float32(via.radius * 0.5)), (0.01, 0.01, 0.01), height=-2.0)
+
+
+def draw_label(canvas: Canvas, label: Label, ink: Colour, *, pen: float = 0.16) -> None:
+    """Write a text with strokes `pen` times as wide as it is high."""
+    half = text_width(label.text, label.height) / 2 + 1.0
+    patch = canvas.patch(label.frame, -half, -label.height / 2 - 1, half, label.height / 2 + 1)
+    segments = text_segments(label.text, label.height)
+    if patch is not None and len(segments):
+        distance = strokes(patch.u, patch.v, segments) - np.float32(label.height * pen / 2)
+        coverage = patch.cover(distance)
+        patch.paint(coverage, ink)
+        patch.raise_by(coverage, 0.12)
+
+
+def track_distance(canvas: Canvas, artwork: Artwork) -> Floats:
+    """Return the distance (h, w) to the nearest track of the site."""
+    nearest: Floats = np.full((canvas.pixels, canvas.pixels), 99, np.float32)
+    for bus in artwork.buses:
+        reach = bus.width / 2 + 3.0
+        half = (bus.count - 1) / 2 * bus.pitch + reach
+        patch = canvas.patch(bus.frame, -bus.half_length - reach, -half, bus.half_length + reach, half)
+        if patch is None:
+            continue
+        v = repeat(patch.v, bus.pitch, bus.count)[0] if bus.count > 1 else patch.v
+        u = np.maximum(np.abs(patch.u) - np.float32(bus.half_length), np.float32(0))
+        view = nearest[patch.window]
+        np.minimum(view, np.sqrt(u * u + v * v) - np.float32(bus.width / 2), out=view)
+    return nearest

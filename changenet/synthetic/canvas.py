@@ -1,0 +1,132 @@
+"""The surface that a camera looks at: what every point is made of, how high it lies, and how shapes are painted on it.
+
+Lengths are in **units**: a picture is always 64 units wide, whatever its size in pixels, so a defect has the same
+physical size at 64 and at 128 px. Shapes are signed distances evaluated only inside the window they touch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float32]
+Colour: TypeAlias = tuple[float, float, float]
+
+SIDE = 64.0
+"""Side of every picture in units."""
+
+METAL, HEIGHT = 3, 4
+"""Planes of `Canvas.planes` after red, green and blue (linear light)."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A place and a direction on the board: origin in units, angle in radians (x right, y down, turning clockwise)."""
+
+    x: float
+    y: float
+    angle: float = 0.0
+
+    def then(self, u: float, v: float, angle: float = 0.0) -> Frame:
+        """Return the frame that lies at (u, v) of this one, turned by `angle`."""
+        x, y = self.point(u, v)
+        return Frame(x, y, self.angle + angle)
+
+    def point(self, u: float, v: float) -> tuple[float, float]:
+        """Return the board position of the local point (u, v)."""
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
+        return self.x + cos * u - sin * v, self.y + sin * u + cos * v
+
+    def local(self, x: float, y: float) -> tuple[float, float]:
+        """Return the local position of a board point."""
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
+        return cos * (x - self.x) + sin * (y - self.y), cos * (y - self.y) - sin * (x - self.x)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The window of a canvas that a shape touches, with the local coordinates of its pixels (h, w) in units."""
+
+    window: tuple[slice, slice]
+    planes: Floats  # (5, h, w), a view
+    u: Floats
+    v: Floats
+    pixel: float
+
+    def cover(self, distance: Floats) -> Floats:
+        """Return how much of each pixel lies inside the shape, 0 to 1, from its signed distance in units."""
+        coverage = distance * np.float32(-1.0 / self.pixel)
+        coverage += np.float32(0.5)
+        np.maximum(coverage, np.float32(0), out=coverage)
+        np.minimum(coverage, np.float32(1), out=coverage)
+        return coverage
+
+    def paint(
+        self,
+        coverage: Floats,
+        colour: Colour | None = None,
+        *,
+        metal: float = 0.0,
+        height: float | Floats | None = None,
+    ) -> None:
+        """Lay a material over the pixels it covers; without a colour only the height changes."""
+        if colour is not None:
+            value = np.array([*colour, metal], np.float32)[:, None, None]
+            surface = self.planes[:HEIGHT]
+            surface += coverage * (value - surface)
+        if height is not None:
+            relief = self.planes[HEIGHT]
+            relief += coverage * (np.asarray(height, np.float32) - relief)
+
+    def raise_by(self, coverage: Floats, height: float) -> None:
+        """Lift the covered pixels by `height` units above what lies below them."""
+        self.planes[HEIGHT] += coverage * np.float32(height)
+
+
+class Canvas:
+    """The material maps of one picture, seen from a camera that is slightly displaced against the board.
+
+    Args:
+        pixels: Side of the square maps in pixels.
+        camera: Where the camera's middle lies on the board, and how far it is turned; (32, 32, 0) is the ideal.
+    """
+
+    def __init__(self, pixels: int, camera: Frame) -> None:
+        self.pixels = pixels
+        self.pixel = SIDE / pixels
+        self.camera = camera
+        self.planes: Floats = np.zeros((5, pixels, pixels), np.float32)  # red, green, blue, metal, height
+        self._steps: Floats = (np.arange(pixels, dtype=np.float32) + np.float32(0.5)) * np.float32(self.pixel)
+        self._steps -= np.float32(SIDE / 2)
+
+    def whole(self) -> Patch:
+        """Return the patch of all pixels in board coordinates."""
+        return self._patch(Frame(0.0, 0.0), slice(0, self.pixels), slice(0, self.pixels))
+
+    def patch(self, frame: Frame, left: float, top: float, right: float, bottom: float) -> Patch | None:
+        """Return the window that holds the box from (left, top) to (right, bottom) of `frame`; None when out of view."""
+        corners = (frame.point(u, v) for u in (left, right) for v in (top, bottom))
+        seen = [self.camera.local(x, y) for x, y in corners]
+        columns, rows = (self._span([corner[axis] for corner in seen]) for axis in (0, 1))
+        if columns.start >= columns.stop or rows.start >= rows.stop:
+            return None
+        return self._patch(frame, rows, columns)
+
+    def _span(self, places: list[float]) -> slice:
+        first = math.floor((min(places) + SIDE / 2) / self.pixel) - 1
+        last = math.ceil((max(places) + SIDE / 2) / self.pixel) + 1
+        return slice(max(first, 0), min(last, self.pixels))
+
+    def _patch(self, frame: Frame, rows: slice, columns: slice) -> Patch:
+        # Both coordinates are linear in column and row, so each costs one outer sum.
+        turn = self.camera.angle - frame.angle
+        cos, sin = np.float32(math.cos(turn)), np.float32(math.sin(turn))
+        u0, v0 = frame.local(self.camera.x, self.camera.y)
+        across, down = self._steps[columns], self._steps[rows]
+        u = (cos * across + np.float32(u0))[None, :] - (sin * down)[:, None]
+        v = (sin * across + np.float32(v0))[None, :] + (cos * down)[:, None]
+        return Patch((rows, columns), self.planes[:, rows, columns], u, v, self.pixel)
