@@ -33,6 +33,20 @@ def test_each_operating_point_counts_what_reaches_its_cut(rows: list[tuple[float
     assert (np.diff(points.cuts) < 0).all()
 
 
+@given(pairs)
+@settings(max_examples=50, deadline=None)
+def test_average_precision_is_the_precision_over_the_recall_steps(rows: list[tuple[float, bool]]) -> None:
+    defects = sum(is_defect for _, is_defect in rows)
+    expected, before = 0.0, 0
+    for cut in sorted({score for score, _ in rows}, reverse=True):
+        failing = [is_defect for score, is_defect in rows if score >= cut]
+        expected += sum(failing) / len(failing) * (sum(failing) - before)
+        before = sum(failing)
+    found = average_precision(operating_points(*zip(*rows, strict=True)))
+    assert found == (pytest.approx(expected / defects) if defects else None)
+
+
+@pytest.mark.slow  # importing torchmetrics takes most of it
 def test_areas_agree_with_torchmetrics_on_probabilities() -> None:
     from changenet.torchvision_compat import torchvision
 
