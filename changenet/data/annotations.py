@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from changenet.data.findings import Findings
 from changenet.data.kinds import Kind
 from changenet.description import PASS
-from changenet.errors import DataError
+from changenet.errors import DataError, Problem
 
 logger = logging.getLogger(__name__)
 
@@ -184,27 +184,26 @@ def _check_header(header: list[str], path: str, findings: Findings, *, require_l
 def _check_names(annotations: Annotations, findings: Findings) -> None:
     empty = (annotations.frame["object_name"].str.strip() == "").to_numpy(dtype=bool)
     for row in np.flatnonzero(empty).tolist():
-        findings.add(Kind.EMPTY_OBJECT_NAME, "object_name is empty", where=annotations.where(row))
+        fix = "It is the name of the picture file, without light and extension."
+        findings.add(Kind.EMPTY_OBJECT_NAME, "object_name is empty", where=annotations.where(row), fix=fix)
 
 
 def _check_labels(annotations: Annotations, findings: Findings) -> None:
     codes, names = pd.factorize(annotations.frame[LABEL])
     for code, name in enumerate(map(str, names)):
         label = name.strip()
-        rows: list[int] = []
-        if not label or label != name or (label != PASS and label.upper() == PASS):
-            rows = np.flatnonzero(codes == code).tolist()
-        for row in rows:
-            where = annotations.where(row)
-            if not label:
-                fix = f"Write {PASS}, or the kind of defect."
-                findings.add(Kind.EMPTY_LABEL, "the label is empty", where=where, fix=fix)
-            elif label.upper() == PASS and label != PASS:
-                fix = f"A good part is exactly {PASS}; anything else would count as a defect."
-                findings.add(Kind.PASS_CASE, f"the label is {label!r}", where=where, fix=fix)
-            else:
-                what = f"blanks around the label {name!r} are ignored"
-                findings.add(Kind.LABEL_BLANKS, what, where=where)
+        if not label:
+            kind, what, fix = Kind.EMPTY_LABEL, "the label is empty", f"Write {PASS}, or the kind of defect."
+        elif label != PASS and label.upper() == PASS:
+            fix = f"A good part is exactly {PASS}; anything else would count as a defect."
+            kind, what = Kind.PASS_CASE, f"the label is {label!r}"
+        elif label != name:
+            kind, what, fix = Kind.LABEL_BLANKS, f"blanks around the label {name!r} are ignored", ""
+        else:
+            continue
+        lines = annotations.lines[codes == code]
+        problems = (Problem(what, f"{annotations.path}:{line}", fix) for line in lines)
+        findings.add_many(kind, len(lines), problems)
 
 
 def _report_encoding(path: str, findings: Findings) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from changenet.data.kinds import Kind
@@ -22,17 +23,19 @@ class Findings:
 
     def add(self, kind: Kind, what: str, *, where: str = "", fix: str = "", count: int = 1) -> None:
         """Count a problem (or `count` of them, of which this is the first) and keep it while there is room."""
-        self._counts[kind] = self._counts.get(kind, 0) + count
-        first = self._first.setdefault(kind, [])
-        if len(first) < KEPT:
-            first.append(Problem(what, where, fix))
+        self.add_many(kind, count, [Problem(what, where, fix)])
+
+    def add_many(self, kind: Kind, count: int, problems: Iterable[Problem]) -> None:
+        """Count `count` problems and keep the first of those given while there is room; no more are asked for."""
+        if count:
+            self._counts[kind] = self._counts.get(kind, 0) + count
+            first = self._first.setdefault(kind, [])
+            first.extend(islice(problems, KEPT - len(first)))
 
     def extend(self, other: Findings) -> None:
         """Add all that another collection holds."""
         for kind, count in other._counts.items():
-            self._counts[kind] = self._counts.get(kind, 0) + count
-            first = self._first.setdefault(kind, [])
-            first.extend(other._first[kind][: KEPT - len(first)])
+            self.add_many(kind, count, other._first[kind])
 
     @property
     def counts(self) -> dict[Kind, int]:

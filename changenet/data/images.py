@@ -24,6 +24,7 @@ from changenet.data.kinds import Kind, PictureError
 
 MAX_PIXELS = 64_000_000
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
+_AT_ONCE = 1 << 20  # bytes
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 _TRUNCATION = ("truncated", "end of file", "eof", "not enough image data", "broken data stream", "cannot read")
 
@@ -53,13 +54,19 @@ def decode_picture(source: PictureSource, *, where: str = "", max_pixels: int = 
 
 
 def open_file(path: str | os.PathLike[str], *, where: str = "") -> IO[bytes]:
-    """Open a picture file for reading.
+    """Open a picture file for reading; a small one is read at once, because Pillow reads in many little steps.
 
     Raises:
         PictureError: There is no such file, or it may not be read.
     """
     try:
-        return Path(path).open("rb")
+        file = Path(path).open("rb")  # noqa: SIM115 - the caller closes it
+        head = file.read(_AT_ONCE)
+        if len(head) < _AT_ONCE:
+            file.close()
+            return io.BytesIO(head)
+        file.seek(0)
+        return file
     except FileNotFoundError:
         fix = "Check images_dir, image_ext, input_map and the row."
         raise PictureError(Kind.MISSING_PICTURE, "no such picture", where=where or str(path), fix=fix) from None

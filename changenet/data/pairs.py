@@ -114,8 +114,11 @@ class PairSource:
         return self.layout.assemble(test), whole[0] if self.num_golden == 1 else whole
 
     def _decode(self, files: tuple[str, ...]) -> Pixels:
-        lights = [self.layout.resize(decode_picture(file, max_pixels=self._max_pixels)) for file in files]
-        return np.stack([np.asarray(light).transpose(2, 0, 1) for light in lights])
+        lights = np.empty((len(files), 3, self.layout.height, self.layout.width), dtype=np.uint8)
+        for light, file in zip(lights, files, strict=True):
+            picture = decode_picture(file, max_pixels=self._max_pixels)
+            light[:] = np.asarray(self.layout.resize(picture)).transpose(2, 0, 1)
+        return lights
 
     def _test_files(self, row: int) -> tuple[str, ...]:
         try:
