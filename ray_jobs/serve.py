@@ -1,0 +1,292 @@
+"""`changenet serve`: bundles behind HTTP on Ray Serve, until SIGINT or SIGTERM.
+
+`start` and `RunningService.stop` are the same for programs that want a service for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import re
+import signal
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from changenet import storage
+from changenet.bundle import Bundle, read_bundle
+from changenet.errors import ChangeNetError, EngineError, Problem, SpecError
+from ray_jobs import cluster
+from ray_jobs.action import Action
+from ray_jobs.console import out
+from serve.form import part_name
+from serve.settings import NAME_PATTERN, Limits, ModelSettings, ServiceSettings
+
+APPLICATION = "changenet"
+HOST = "127.0.0.1"
+PORT = 8000
+START_SECONDS = 60
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunningService(contextlib.AbstractContextManager["RunningService"]):
+    """A service that answers.
+
+    Args:
+        url: Where, without a slash at the end.
+        owns_ray: Ray was started for it and stops with it.
+        owns_serve: Likewise Ray Serve; otherwise only our application is removed.
+    """
+
+    url: str
+    owns_ray: bool
+    owns_serve: bool
+
+    def stop(self) -> None:
+        """Let requests under way end, then stop what was started."""
+        import ray
+        from ray import serve
+
+        if self.owns_serve:
+            serve.shutdown()
+        else:
+            serve.delete(APPLICATION)
+        if self.owns_ray:
+            ray.shutdown()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def run(
+    *,
+    spec: str | None = None,
+    models: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    host: str | None = None,
+    port: int | None = None,
+    address: str | None = None,
+) -> int:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        spec: Experiment spec whose `serve` section names models, host, port and limits; optional.
+        models: `NAME=BUNDLE` each; they come on top of the spec's and replace those of the same name.
+        overrides: `key=value` each, for the spec.
+        host: Interface to listen on; wins over the spec.
+        port: Wins over the spec.
+        address: Ray cluster to run on.
+
+    Raises:
+        ChangeNetError: Everything wrong with the spec, the models or the port, before Ray starts.
+    """
+    with contextlib.ExitStack() as stack:
+        chosen = parse_models(models)
+        limits, engine, key = Limits(), "auto", None
+        if spec is not None:
+            action = Action.load("serve", spec, overrides)
+            section = action.experiment.serve
+            key = action.experiment.encryption_key
+            chosen = {**section.models, **chosen}
+            limits = Limits(
+                request_bytes=section.max_request_mb << 20, picture_pixels=section.max_picture_megapixels * 1_000_000
+            )
+            engine, host, port = section.engine, host or section.host, port or section.port
+        host, port = host or HOST, port or PORT
+        settings = ServiceSettings(models=_model_settings(chosen, engine), limits=limits, encryption_key=key)
+        lights = check(settings, host=host, port=port, address=address)
+        if spec is not None:
+            stack.enter_context(action)
+        service = stack.enter_context(start(settings, host=host, port=port, address=address))
+        _tell(service.url, settings, lights)
+        _wait_for_signal()
+    return 0
+
+
+def parse_models(models: Sequence[str]) -> dict[str, str]:
+    """Return name -> bundle of `NAME=BUNDLE` options.
+
+    Raises:
+        SpecError: Options of another form, or a name given twice.
+    """
+    chosen: dict[str, str] = {}
+    problems = []
+    for option in models:
+        name, separator, bundle = option.partition("=")
+        if not separator or not name or not bundle:
+            problems.append(Problem(f"{option!r} is not NAME=BUNDLE", "--model"))
+        elif name in chosen:
+            problems.append(Problem(f"the name {name!r} is given twice", "--model"))
+        chosen[name] = bundle
+    if problems:
+        raise SpecError(problems)
+    return chosen
+
+
+def _model_settings(models: dict[str, str], engine: str) -> tuple[ModelSettings, ...]:
+    if not models:
+        raise SpecError("no model to serve", fix="Give --model NAME=BUNDLE, or serve.models in the spec.")
+    bad = [Problem(f"{name!r} is no model name", fix=f"It must match {NAME_PATTERN}.") for name in models
+           if not re.fullmatch(NAME_PATTERN, name)]  # fmt: skip
+    if bad:
+        raise SpecError(bad)
+    return tuple(
+        ModelSettings(
+            name=name, bundle=bundle if storage.is_uri(bundle) else str(Path(bundle).resolve()), engine=engine
+        )
+        for name, bundle in models.items()
+    )
+
+
+def check(settings: ServiceSettings, *, host: str, port: int, address: str | None = None) -> tuple[str, ...]:
+    """Verify every bundle and the port where that can be done from here, and return the first model's lights.
+
+    Raises:
+        ChangeNetError: All that is wrong.
+    """
+    if _is_remote(address):
+        return ("",)
+    problems: list[Problem] = []
+    bundles: list[Bundle] = []
+    key = settings.encryption_key.get_secret_value() if settings.encryption_key else None
+    for model in settings.models:
+        try:
+            bundle = read_bundle(model.bundle, encryption_key=key)
+            if bundle.encrypted:
+                for name in bundle.manifest.sha256:
+                    bundle.read(name)
+            bundles.append(bundle)
+        except ChangeNetError as error:
+            problems += error.problems
+    try:
+        with socket.socket() as probe:
+            # No SO_REUSEPORT: Ray Serve sets it, and two services would share the port without a word.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        problems.append(
+            Problem(f"cannot listen on {host}:{port} ({error.strerror})", fix="Choose another --port or --host.")
+        )
+    if problems:
+        raise SpecError(problems)
+    return bundles[0].manifest.description.layout.lights
+
+
+def start(
+    settings: ServiceSettings, *, host: str = HOST, port: int = PORT, address: str | None = None
+) -> RunningService:
+    """Deploy the service and return when it answers.
+
+    A Ray that this process is connected to already is used and left running.
+
+    Raises:
+        EngineError: A replica did not start, or nothing answers.
+    """
+    import ray
+
+    owns_ray = not ray.is_initialized()
+    cluster.connect(address)
+    from ray import serve
+    from ray.serve.schema import LoggingConfig
+
+    from serve.app import build
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if not _is_loopback(host):
+        logger.warning("Listening on %s without keys: whoever reaches this machine can inspect pictures.", host)
+    owns_serve = not serve.status().proxies
+    service = RunningService(f"http://{_in_url(host)}:{port}", owns_ray, owns_serve)
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": host, "port": port, "request_timeout_s": settings.limits.request_seconds},
+            logging_config=LoggingConfig(encoding="JSON", log_level="WARNING"),
+        )
+        serve.run(build(settings), name=APPLICATION, route_prefix="/")
+        if not _is_remote(address):
+            _wait_until_ready(service.url)
+    except BaseException as error:
+        service.stop()
+        if isinstance(error, RuntimeError):  # what serve.run raises when no replica starts
+            raise EngineError(_last_line(error), where="Ray Serve", fix="The log above says more.") from error
+        raise
+    return service
+
+
+def free_port(host: str = HOST) -> int:
+    """Return a port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_ready(url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=5):  # noqa: S310 - our own http URL
+                return
+        except OSError:
+            time.sleep(0.1)
+    fix = "Ray Serve on this cluster may listen elsewhere already."
+    raise EngineError(f"nothing answers within {START_SECONDS} s", where=url, fix=fix)
+
+
+def _wait_for_signal() -> None:
+    told = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda *_: told.set()) for number in numbers}
+    told.wait()
+    out.print("Stopping.")
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+def _tell(url: str, settings: ServiceSettings, lights: Sequence[str]) -> None:
+    name = settings.models[0].name
+    parts = " ".join(
+        f"-F {part_name(role, light)}=@{role}{'_' if light else ''}{light}.png"
+        for role in ("test", "golden")
+        for light in lights
+    )
+    for line in (
+        f"Serving {', '.join(model.name for model in settings.models)} on {url}",
+        f"  page     {url}/",
+        f"  example  curl {parts} {url}/v1/models/{name}/inspect",
+        "  stop     Ctrl-C",
+    ):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _is_remote(address: str | None) -> bool:
+    return address is not None and address.startswith("ray://")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _in_url(host: str) -> str:
+    """A service on every interface is reached through the loopback one from here."""
+    return HOST if host == "0.0.0.0" else host  # noqa: S104
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

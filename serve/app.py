@@ -1,0 +1,52 @@
+"""The Ray Serve application: one deployment whose replicas hold the routes, the models and their engines."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from ray import serve
+from ray.serve.config import BackpressureConfig
+from ray.serve.schema import LoggingConfig
+
+from serve.settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+DEPLOYMENT = "inspection"
+# Requests that Ray Serve lets into a replica beyond its inspections: health, the page, and answers of 503.
+EXTRA_REQUESTS = 64
+
+
+def build(settings: ServiceSettings) -> serve.Application:
+    """Return the application for `ray.serve.run`.
+
+    Each replica loads all models before it takes its first request, so a service that answers is ready.
+    """
+
+    def replica() -> FastAPI:
+        from serve.ingress import create_app
+        from serve.inspector import load_models
+
+        _log_like_ray_serve()
+        return create_app(load_models(settings), settings.limits)
+
+    deployment = serve.deployment(
+        serve.ingress(replica)(),
+        name=DEPLOYMENT,
+        # Ray's default of 5 would throttle here; the replica itself refuses inspections over its limit, as a problem.
+        max_ongoing_requests=settings.limits.inspections + EXTRA_REQUESTS,
+        max_queued_requests=settings.limits.inspections,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+        logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),  # our own line a request says more
+    )
+    return deployment.bind()
+
+
+def _log_like_ray_serve() -> None:
+    """Let our records go where Ray Serve writes this replica's log."""
+    ours = logging.getLogger("serve")
+    ours.handlers = logging.getLogger("ray.serve").handlers
+    ours.setLevel(logging.INFO)
+    ours.propagate = False

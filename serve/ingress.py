@@ -1,0 +1,192 @@
+"""The HTTP routes, a function each. Whatever a client sends, it is answered with JSON or with a problem."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import HTMLResponse
+
+import changenet
+from serve.form import read_inspection_form
+from serve.inspector import ServedModel
+from serve.middleware import BodyLimit, Envelope
+from serve.page import mount_assets, render_page
+from serve.problems import MEDIA_TYPE, HttpError, add_problem_handlers
+from serve.schemas import Inspection, Live, ModelFacts, ModelList, ModelSummary, ProblemDetails, Ready, Timing
+from serve.settings import Limits
+
+RETRY_AFTER_SECONDS = 1
+
+router = APIRouter()
+
+
+class Admission:
+    """Counts the inspections that this replica holds and refuses more than it can keep in memory.
+
+    Args:
+        limit: Inspections at the same time.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._inside = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold a place.
+
+        Raises:
+            HttpError: 503 with `Retry-After`, when there is none.
+        """
+        if self._inside >= self._limit:
+            detail = f"{self._limit} inspections are under way. Try again in a moment."
+            raise HttpError(503, "overloaded", detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes share."""
+
+    models: Mapping[str, ServedModel]
+    admission: Admission
+
+
+def create_app(models: Mapping[str, ServedModel], limits: Limits) -> FastAPI:
+    """Return the web application around loaded models.
+
+    Args:
+        models: By name.
+        limits: What one replica takes on.
+    """
+    app = FastAPI(
+        title="ChangeNet inspection",
+        version=changenet.__version__,
+        docs_url=None,  # both pages load scripts from elsewhere
+        redoc_url=None,
+        responses={"default": {"description": "An error", "content": {MEDIA_TYPE: {}}, "model": ProblemDetails}},
+    )
+    app.state.service = Service(models, Admission(limits.inspections))
+    add_problem_handlers(app)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, limit=limits.request_bytes)
+    app.add_middleware(Envelope)
+    app.include_router(router)
+    mount_assets(app)
+    return app
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _served(model: str, service: Annotated[Service, Depends(_service)]) -> ServedModel:
+    if model not in service.models:
+        raise HttpError(404, "no-such-model", f"No model {model!r} is served; GET /v1/models lists them.")
+    return service.models[model]
+
+
+InService = Annotated[Service, Depends(_service)]
+Served = Annotated[ServedModel, Depends(_served)]
+
+_INSPECTION_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "description": "Models with several lights take the parts test.LIGHT and golden.LIGHT.",
+                    "properties": {
+                        "test": {"type": "string", "format": "binary"},
+                        "golden": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        "golden_id": {"type": "string"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("/v1/models/{model}/inspect", openapi_extra=_INSPECTION_BODY)
+async def inspect(model: Served, service: InService, request: Request) -> Inspection:
+    """Compare a test picture with its golden and decide."""
+    started = time.perf_counter()
+    with service.admission.one():
+        description = model.inspector.description
+        form = await read_inspection_form(request, lights=description.layout.lights, num_golden=description.num_golden)
+        read = time.perf_counter()
+        inspected = await model.inspect(form)
+    verdict = inspected.verdict
+    request.state.facts = {"model": model.name, "score": verdict.score, "prediction": verdict.prediction}
+    return Inspection(
+        model=model.name,
+        version=model.version,
+        engine=model.inspector.engine_name,
+        score=verdict.score,
+        threshold=verdict.threshold,
+        prediction=verdict.prediction,
+        golden_cached=False,
+        timing_ms=Timing(
+            read=_milliseconds(read - started),
+            decode=_milliseconds(inspected.decode_seconds),
+            engine=_milliseconds(inspected.engine_seconds),
+            total=_milliseconds(time.perf_counter() - started),
+        ),
+    )
+
+
+@router.get("/v1/models")
+async def list_models(service: InService) -> ModelList:
+    """List the models that are served."""
+    return ModelList(models=[_summary(model) for model in service.models.values()])
+
+
+@router.get("/v1/models/{model}")
+async def describe_model(model: Served) -> ModelFacts:
+    """Return what the bundle of a model says about itself."""
+    return model.facts()
+
+
+@router.get("/v2/health/live")
+async def live() -> Live:
+    """Answer while the process does."""
+    return Live()
+
+
+@router.get("/v2/health/ready")
+async def ready() -> Ready:
+    """Answer as soon as every model is loaded (before that there is no replica to answer)."""
+    return Ready()
+
+
+@router.get("/", response_class=HTMLResponse, include_in_schema=False)
+async def page(service: InService) -> HTMLResponse:
+    """Return the inspection page."""
+    return HTMLResponse(render_page(list(service.models)))
+
+
+def _summary(model: ServedModel) -> ModelSummary:
+    description = model.inspector.description
+    return ModelSummary(
+        name=model.name,
+        version=model.version,
+        engine=model.inspector.engine_name,
+        difference_module=description.difference_module,
+        threshold=description.threshold.value,
+    )
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(1e3 * seconds, 3)

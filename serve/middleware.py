@@ -1,0 +1,122 @@
+"""What surrounds every request: its size limit, security headers, one log line, and the catch for the unexpected."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.problems import HttpError, problem_response
+from serve.request_id import request_id_of
+
+logger = logging.getLogger(__name__)
+access_logger = logging.getLogger("serve.access")
+
+# The page loads its own script and style and shows pictures from the user's disk; nothing else may load or embed.
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+        "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Envelope:
+    """Adds the security headers, writes one log line a request, and answers a crash with a problem of status 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        except Exception:
+            logger.exception("Request %s failed", request_id_of(scope))
+            if status:  # too late for another answer: let the connection break
+                raise
+            problem = HttpError(500, "internal", "The service failed on this request; its log has the reason.")
+            await problem_response(problem, request_id_of(scope))(scope, receive, send_with_headers)
+        finally:
+            access_logger.info(
+                "request",
+                extra={
+                    "http_request_id": request_id_of(scope),
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "milliseconds": round(1e3 * (time.perf_counter() - started), 2),
+                    **scope["state"].get("facts", {}),
+                    "log_to_stderr": False,  # Ray Serve keeps such a line in the replica's own log file
+                },
+            )
+
+
+class BodyLimit:
+    """Answers 413 to a body over `limit` bytes: at once when its length is announced, else as soon as it is too long.
+
+    The rest of a refused body is read and dropped (up to `limit` bytes) before the answer, because many clients only
+    read an answer after they have sent everything.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        detail = f"The body has more than {self.limit} bytes."
+        too_large = problem_response(HttpError(413, "request-too-large", detail), request_id_of(scope))
+        headers = Headers(scope=scope)
+        read = 0
+        ended = "content-length" not in headers and "transfer-encoding" not in headers
+
+        async def receive_counted() -> Message:
+            nonlocal read, ended
+            message = await receive()
+            read += len(message.get("body", b""))
+            ended = message["type"] == "http.disconnect" or not message.get("more_body", False)
+            return message
+
+        async def receive_limited() -> Message:
+            message = await receive_counted()
+            if read > self.limit:
+                raise HttpError(413, "request-too-large", detail)
+            return message
+
+        async def send_after_body(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                allowance = read + self.limit
+                while not ended and read < allowance:
+                    await receive_counted()
+            await send(message)
+
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self.limit:
+            await too_large(scope, receive, send_after_body)
+        else:
+            await self.app(scope, receive_limited, send_after_body)

@@ -1,0 +1,74 @@
+// The validation scores as bars, with the threshold and the score of this pair.
+const WIDTH = 640;
+const TOP = 48; // room for the labels
+const BASE = 200;
+
+function element(name, attributes, text = "") {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  node.textContent = text;
+  return node;
+}
+
+const sum = (counts) => counts.reduce((total, count) => total + count, 0);
+const short = (value) => String(Number(value.toPrecision(3)));
+
+// One line with its label above it; labels near a border turn inwards.
+function mark(x, kind, label, y) {
+  const anchor = x < 90 ? "start" : x > WIDTH - 90 ? "end" : "middle";
+  return [
+    element("line", { x1: x, x2: x, y1: y + 6, y2: BASE, class: kind }),
+    element("text", { x, y, "text-anchor": anchor, class: `${kind}-text` }, label),
+  ];
+}
+
+export function drawScores(chart, caption, model, answer = null) {
+  const scores = model.validation_scores;
+  const edges = scores.edges ?? [];
+  const threshold = answer?.threshold ?? model.threshold.value;
+  const values = [...edges, threshold, 0, ...(answer ? [answer.score] : [])];
+  if (!edges.length) values.push(2 * threshold);
+  const low = Math.min(...values);
+  const span = Math.max(...values) - low || 1;
+  const at = (value) => ((value - low) / span) * WIDTH;
+  // Square roots keep one defect visible beside a thousand good parts.
+  const highest = Math.sqrt(Math.max(1, ...(scores.PASS ?? []), ...(scores.defect ?? [])));
+  const bars = ["PASS", "defect"].flatMap((kind, offset) =>
+    (scores[kind] ?? []).flatMap((count, index) => {
+      if (!count) return [];
+      const half = (at(edges[index + 1]) - at(edges[index])) / 2;
+      const height = Math.max(2, (Math.sqrt(count) / highest) * (BASE - TOP));
+      return element("rect", {
+        x: at(edges[index]) + offset * half, y: BASE - height, width: Math.max(1.5, half - 0.5), height, class: kind.toLowerCase(),
+      });
+    }),
+  );
+  const ends = [
+    element("line", { x1: 0, x2: WIDTH, y1: BASE, y2: BASE, class: "axis" }),
+    element("text", { x: 0, y: BASE + 22, "text-anchor": "start" }, short(low)),
+    element("text", { x: WIDTH / 2, y: BASE + 22, "text-anchor": "middle" }, "score"),
+    element("text", { x: WIDTH, y: BASE + 22, "text-anchor": "end" }, short(low + span)),
+  ];
+  const marks = mark(at(threshold), "threshold", `threshold ${short(threshold)}`, 36);
+  if (answer) {
+    const x = at(answer.score);
+    marks.push(...mark(x, "score", `this pair ${short(answer.score)}`, 12));
+    marks.push(element("path", { d: `M ${x - 7} ${BASE + 10} L ${x + 7} ${BASE + 10} L ${x} ${BASE} Z`, class: "score-head" }));
+  }
+  chart.replaceChildren(...bars, ...ends, ...marks);
+  const summary = `threshold ${short(threshold)}${answer ? `, this pair ${short(answer.score)}` : ""}`;
+  chart.setAttribute("aria-label", `Scores of the validation set from ${short(low)} to ${short(low + span)}; ${summary}`);
+  caption.replaceChildren();
+  if (!edges.length) {
+    caption.textContent = "This bundle holds no validation scores.";
+    return;
+  }
+  for (const [kind, words] of [["PASS", "good parts"], ["defect", "defects"]]) {
+    const entry = document.createElement("span");
+    const swatch = document.createElement("i");
+    swatch.className = kind.toLowerCase();
+    entry.append(swatch, `${sum(scores[kind] ?? [])} ${words}`);
+    caption.append(entry);
+  }
+  caption.append("of the validation set (heights: square root of counts)");
+}

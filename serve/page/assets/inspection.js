@@ -1,0 +1,204 @@
+// The inspection page: pictures in, a verdict out. A verdict is shown only for the pictures that are on the page.
+import { drawScores } from "./chart.js";
+
+const find = (id) => document.getElementById(id);
+const ROLES = ["test", "golden"];
+const chosen = { test: new Map(), golden: new Map() }; // light -> files
+let model = null; // facts of the selected model
+let running = null; // the request under way
+
+async function getJson(url, options) {
+  let response;
+  try {
+    response = await fetch(url, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The service does not answer. Is it running?");
+  }
+  const isJson = /json/.test(response.headers.get("content-type") ?? "");
+  const body = isJson ? await response.json() : { detail: (await response.text()).slice(0, 300) };
+  if (!response.ok) throw new Error(body.detail || `The service answered with status ${response.status}.`);
+  return body;
+}
+
+function show(state, title, sentence = "", problem = "") {
+  find("result").dataset.state = state;
+  find("verdict").textContent = title;
+  find("sentence").textContent = sentence;
+  find("problem").textContent = problem;
+  find("problem").hidden = !problem;
+  find("status").textContent = "";
+}
+
+function showFacts(rows) {
+  find("facts").replaceChildren(
+    ...rows.map(([name, value]) => {
+      const pair = document.createElement("div");
+      pair.append(document.createElement("dt"), document.createElement("dd"));
+      pair.firstChild.textContent = name;
+      pair.lastChild.textContent = value;
+      return pair;
+    }),
+  );
+}
+
+const number = (value) => (Math.abs(value) >= 0.001 || value === 0 ? value.toFixed(4) : value.toExponential(2));
+
+function modelFacts() {
+  const { width, height, lights } = model.input;
+  return [
+    ["Version", model.version],
+    ["Engine", model.engine],
+    ["Compares", `${lights.length > 1 ? `${lights.length} lights of ` : ""}${width} × ${height}`],
+    ["Encoder", model.backbone],
+  ];
+}
+
+function buildSlots() {
+  for (const role of ROLES) {
+    chosen[role].clear();
+    const several = role === "golden" && model.num_golden > 1;
+    find(role).querySelector(".slots").replaceChildren(
+      ...model.input.lights.map((light) => {
+        const slot = find("slot").content.firstElementChild.cloneNode(true);
+        const input = slot.querySelector("input");
+        slot.dataset.light = light;
+        input.multiple = several;
+        input.setAttribute("aria-label", [role, light, several ? "pictures" : "picture"].filter(Boolean).join(" "));
+        if (light) {
+          const title = document.createElement("span");
+          title.className = "light";
+          title.textContent = light;
+          slot.prepend(title);
+        }
+        input.addEventListener("change", () => input.files.length && place(role, [...input.files], light));
+        return slot;
+      }),
+    );
+  }
+}
+
+// Several files at once go to the lights that their names end with (part_SolderLight.png), else to the slots in order.
+function place(role, files, light) {
+  const lights = model.input.lights;
+  const groups = new Map();
+  if (lights.length === 1 || files.length === 1) {
+    const byName = files.length === 1 && light === undefined ? lights.find((name) => endsWith(files[0], name)) : undefined;
+    groups.set(light ?? byName ?? lights.find((name) => !chosen[role].has(name)) ?? lights[0], files);
+  } else {
+    files.forEach((file, index) => {
+      const target = lights.find((name) => endsWith(file, name)) ?? lights[index % lights.length];
+      groups.set(target, [...(groups.get(target) ?? []), file]);
+    });
+  }
+  for (const [target, group] of groups) {
+    chosen[role].set(target, group.slice(0, role === "golden" ? model.num_golden : 1));
+    fill(role, target);
+  }
+  changed();
+}
+
+const endsWith = (file, light) => light !== "" && file.name.replace(/\.[^.]*$/, "").endsWith(`_${light}`);
+
+function fill(role, light) {
+  const slot = [...find(role).querySelectorAll(".slot")].find((candidate) => candidate.dataset.light === light);
+  const files = chosen[role].get(light);
+  const picture = slot.querySelector("img");
+  if (picture.src) URL.revokeObjectURL(picture.src);
+  picture.onload = () => (picture.hidden = false);
+  picture.onerror = () => (picture.hidden = true); // TIFF and the like: the service reads them, browsers do not
+  picture.src = URL.createObjectURL(files[0]);
+  slot.querySelector(".name").textContent = files[0].name + (files.length > 1 ? ` + ${files.length - 1}` : "");
+  slot.classList.add("filled");
+}
+
+const complete = () => ROLES.every((role) => model.input.lights.every((light) => chosen[role].has(light)));
+
+function reset() {
+  running?.abort();
+  const anything = ROLES.some((role) => chosen[role].size);
+  find("inspect").disabled = !complete();
+  find("clear").disabled = !anything;
+  show("empty", "No verdict yet", anything ? "More pictures are needed." : "Choose or drop a test picture and its golden.");
+  showFacts(modelFacts());
+  drawScores(find("chart"), find("caption"), model);
+}
+
+function changed() {
+  reset();
+  if (complete()) inspect();
+}
+
+async function inspect() {
+  const request = new AbortController();
+  running?.abort();
+  running = request;
+  show("busy", "Comparing …");
+  const form = new FormData();
+  for (const role of ROLES)
+    for (const [light, files] of chosen[role])
+      for (const file of files) form.append(light ? `${role}.${light}` : role, file, file.name || "picture");
+  const started = performance.now();
+  try {
+    const url = `v1/models/${encodeURIComponent(model.name)}/inspect`;
+    const answer = await getJson(url, { method: "POST", body: form, signal: request.signal });
+    const good = answer.prediction === "PASS";
+    const relation = answer.score > answer.threshold ? "above" : "not above";
+    show(
+      good ? "pass" : "fail",
+      answer.prediction,
+      `Score ${number(answer.score)} is ${relation} the threshold ${number(answer.threshold)}.`,
+    );
+    drawScores(find("chart"), find("caption"), model, answer);
+    const { decode, engine } = answer.timing_ms;
+    showFacts([
+      ["Answered in", `${Math.round(performance.now() - started)} ms`],
+      ["Decoding", `${decode.toFixed(1)} ms`],
+      ["Comparing", `${engine.toFixed(1)} ms`],
+      ["Golden", answer.golden_cached ? "was encoded before" : "encoded now"],
+      ...modelFacts(),
+    ]);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    show("problem", "No verdict", "", error.message);
+  } finally {
+    if (running === request) running = null;
+  }
+}
+
+async function selectModel() {
+  running?.abort();
+  try {
+    model = await getJson(`v1/models/${encodeURIComponent(find("model").value)}`);
+  } catch (error) {
+    show("problem", "No model", "", error.message);
+    return;
+  }
+  buildSlots();
+  reset();
+}
+
+for (const role of ROLES) {
+  const area = find(role);
+  const slotOf = (event) => event.target.closest(".slot");
+  area.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    area.querySelectorAll(".slot").forEach((slot) => slot.classList.toggle("over", slot === slotOf(event)));
+  });
+  area.addEventListener("dragleave", () => area.querySelectorAll(".over").forEach((slot) => slot.classList.remove("over")));
+  area.addEventListener("drop", (event) => {
+    event.preventDefault();
+    area.querySelectorAll(".over").forEach((slot) => slot.classList.remove("over"));
+    const files = [...event.dataTransfer.files];
+    if (files.length && model) place(role, files, files.length === 1 ? slotOf(event)?.dataset.light : undefined);
+  });
+}
+// A picture dropped beside the slots must not replace the page.
+for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault());
+find("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (complete()) inspect();
+});
+find("clear").addEventListener("click", selectModel);
+find("model").addEventListener("change", selectModel);
+selectModel();

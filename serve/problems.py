@@ -1,0 +1,90 @@
+"""Errors as `application/problem+json` (RFC 9457): one shape for every failure a client can see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from serve.request_id import request_id_of
+
+MEDIA_TYPE = "application/problem+json"
+TITLES = {
+    400: "The request cannot be read",
+    404: "Not found",
+    405: "Method not allowed",
+    413: "Too large",
+    415: "Not a picture",
+    422: "Wrong fields",
+    500: "Internal error",
+    503: "Overloaded",
+}
+
+
+class HttpError(Exception):
+    """Ends a request with a problem.
+
+    Args:
+        status: The HTTP status code.
+        kind: Stable name of the kind of problem; the last part of its `type` URI.
+        detail: What is wrong with this request, and what to do about it.
+        problems: Every single mistake, where there may be several.
+        headers: Further response headers.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        *,
+        problems: Sequence[str] = (),
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.detail = detail
+        self.problems = tuple(problems)
+        self.headers = headers
+
+
+def problem_response(problem: HttpError, request_id: str) -> JSONResponse:
+    """Return the response that tells the client."""
+    body: dict[str, Any] = {
+        "type": f"urn:changenet:problem:{problem.kind}",
+        "title": TITLES.get(problem.status, "Error"),
+        "status": problem.status,
+        "detail": problem.detail,
+        "request_id": request_id,
+    }
+    if problem.problems:
+        body["problems"] = list(problem.problems)
+    return JSONResponse(body, status_code=problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Let every error of `app` that is the client's be answered as a problem."""
+
+    def from_problem(request: Request, error: HttpError) -> JSONResponse:
+        return problem_response(error, request_id_of(request.scope))
+
+    def from_framework(request: Request, error: HTTPException) -> JSONResponse:
+        kind = {404: "no-such-route", 405: "method-not-allowed"}.get(error.status_code, "http-error")
+        headers = dict(error.headers) if error.headers else None
+        problem = HttpError(error.status_code, kind, str(error.detail), headers=headers)
+        return problem_response(problem, request_id_of(request.scope))
+
+    def from_validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        found = [f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors()]
+        return problem_response(
+            HttpError(422, "wrong-fields", "; ".join(found), problems=found), request_id_of(request.scope)
+        )
+
+    app.exception_handler(HttpError)(from_problem)
+    app.exception_handler(HTTPException)(from_framework)
+    app.exception_handler(RequestValidationError)(from_validation)

@@ -1,0 +1,237 @@
+"""What clients get for right and wrong requests, without Ray."""
+
+import json
+import logging
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+
+def post(client, files, model="pcb", **extra):
+    return client.post(f"/v1/models/{model}/inspect", files=files, **extra)
+
+
+def problem(response, status, kind):
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert body["status"] == status
+    assert body["type"] == f"urn:changenet:problem:{kind}"
+    assert body["detail"] and body["title"] and body["request_id"]
+    return body
+
+
+def test_a_pair_is_decided(client, picture):
+    answer = post(client, {"test": picture(255), "golden": picture(0)})
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert set(body) == {
+        *("model", "version", "engine", "score", "threshold", "prediction", "golden_cached", "timing_ms")
+    }
+    assert body["score"] == 1.0 and body["threshold"] == 0.5 and body["prediction"] == "FAIL"
+    assert body["model"] == "pcb" and body["version"] == "0123456789ab" and body["engine"] == "fake"
+    assert body["golden_cached"] is False
+    assert set(body["timing_ms"]) == {"read", "decode", "engine", "total"}
+    assert post(client, {"test": picture(10), "golden": picture(0)}).json()["prediction"] == "PASS"
+
+
+def test_lights_are_parts_with_a_suffix_in_any_order(client, picture):
+    files = [
+        ("golden.White", picture(0)),
+        ("test.White", picture(255)),
+        ("test.Solder", picture(0)),
+        ("golden.Solder", picture(0)),
+    ]
+    assert post(client, files, "lights").json()["score"] == pytest.approx(0.5)
+
+
+def test_several_goldens_repeat_the_part(client, picture):
+    files = [("test", picture(255)), ("golden", picture(0)), ("golden", picture(255))]
+    assert post(client, files, "goldens").json()["score"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("parts", "model", "words"),
+    [
+        (["test"], "pcb", "'golden' is missing"),
+        (["golden"], "pcb", "'test' is missing"),
+        (["test", "golden", "golden"], "pcb", "at most 1"),
+        (["test", "test", "golden"], "pcb", "at most 1"),
+        (["test", "golden", "gold"], "pcb", "unknown part 'gold'"),
+        (["test", "golden", "test.White"], "pcb", "unknown part 'test.White'"),
+        (["test.Solder", "golden.Solder", "golden.White"], "lights", "'test.White' is missing"),
+        (["test", "golden"], "lights", "'test.Solder' is missing"),
+        (["test", *["golden"] * 4], "goldens", "at most 3"),
+    ],
+)
+def test_wrong_fields_are_422_and_named(client, picture, parts, model, words):
+    body = problem(post(client, [(name, picture()) for name in parts], model), 422, "wrong-fields")
+    assert words in body["detail"]
+
+
+def test_all_wrong_fields_are_told_at_once(client, picture):
+    body = problem(post(client, {"tset": picture(), "glden": picture()}), 422, "wrong-fields")
+    assert len(body["problems"]) == 4
+
+
+def test_golden_and_golden_id_exclude_each_other(client, picture):
+    files = {"test": picture(), "golden": picture()}
+    problem(post(client, files, data={"golden_id": "R1"}), 422, "wrong-fields")
+
+
+def test_an_unregistered_golden_is_404(client, picture):
+    body = problem(post(client, {"test": picture()}, data={"golden_id": "R1"}), 404, "no-such-golden")
+    assert "R1" in body["detail"]
+
+
+def test_an_unknown_model_is_404(client, picture):
+    problem(post(client, {"test": picture(), "golden": picture()}, "nope"), 404, "no-such-model")
+    problem(client.get("/v1/models/nope"), 404, "no-such-model")
+    problem(client.get("/nowhere"), 404, "no-such-route")
+    problem(client.delete("/v1/models"), 405, "method-not-allowed")
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "kind"),
+    [
+        (b"<html>", 415, "not-a-picture"),
+        (b"%PDF-1.7 ...", 415, "not-a-picture"),
+        (b"", 400, "unreadable-picture"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, 400, "unreadable-picture"),
+    ],
+)
+@pytest.mark.parametrize("role", ["test", "golden"])
+def test_what_is_no_picture_is_refused(client, picture, role, content, status, kind):
+    body = problem(post(client, {"test": picture(), "golden": picture(), role: content}), status, kind)
+    assert role in body["detail"]
+
+
+def test_a_truncated_picture_is_400(client, picture):
+    whole = picture(7, size=(64, 64), kind="JPEG")
+    problem(post(client, {"test": whole[:-40], "golden": picture()}), 400, "unreadable-picture")
+
+
+def test_a_picture_of_too_many_pixels_is_413(client, picture):
+    problem(post(client, {"test": picture(size=(101, 100)), "golden": picture()}), 413, "picture-too-large")
+
+
+def test_text_where_a_file_belongs_is_400(client, picture):
+    problem(post(client, {"golden": picture()}, data={"test": "hello"}), 400, "wrong-part")
+    problem(post(client, {"test": picture(), "golden_id": b"R1"}), 400, "wrong-part")
+
+
+def test_a_body_that_is_no_multipart_is_refused(client):
+    problem(client.post("/v1/models/pcb/inspect", json={}), 415, "not-multipart")
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    problem(client.post("/v1/models/pcb/inspect", content=b"nonsense", headers=form), 400, "malformed-multipart")
+    form = {"content-type": "multipart/form-data"}
+    problem(client.post("/v1/models/pcb/inspect", content=b"", headers=form), 400, "malformed-multipart")
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_over_the_limit_is_413(client_of, picture, announced):
+    client = client_of(request_bytes=1000)
+    request = client.build_request(
+        "POST", "/v1/models/pcb/inspect", files={"test": picture() + b"\0" * 1500, "golden": picture()}
+    )
+    content = request.read()
+    headers = {"content-type": request.headers["content-type"]}
+    chunks = content if announced else (content[at : at + 100] for at in range(0, len(content), 100))
+    problem(client.post("/v1/models/pcb/inspect", content=chunks, headers=headers), 413, "request-too-large")
+
+
+def test_an_inspection_too_many_is_503_with_retry_after(client_of, picture):
+    client = client_of(inspections=1)
+    with client.app.state.service.admission.one():
+        response = post(client, {"test": picture(), "golden": picture()})
+        problem(response, 503, "overloaded")
+        assert int(response.headers["retry-after"]) >= 1
+        assert client.get("/v2/health/ready").status_code == 200
+    assert post(client, {"test": picture(), "golden": picture()}).status_code == 200
+
+
+def test_a_place_is_given_back_after_a_refused_request(client_of, picture):
+    client = client_of(inspections=1)
+    for _ in range(3):
+        assert post(client, {"test": b"x", "golden": picture()}).status_code == 415
+    assert post(client, {"test": picture(), "golden": picture()}).status_code == 200
+
+
+def test_a_crash_is_a_problem_without_its_reason(client, models, picture, monkeypatch):
+    monkeypatch.setattr(models["pcb"].inspector, "inspect_prepared", lambda *_: 1 / 0)
+    response = post(client, {"test": picture(), "golden": picture()})
+    problem(response, 500, "internal")
+    assert "ZeroDivision" not in response.text
+
+
+def test_models_are_listed_and_described(client):
+    listed = client.get("/v1/models").json()["models"]
+    assert [model["name"] for model in listed] == ["pcb", "lights", "goldens"]
+    facts = client.get("/v1/models/lights").json()
+    assert facts["input"] == {
+        **{"lights": ["Solder", "White"], "concat": "linear", "grid": [1, 1], "width": 8, "height": 8},
+        **{"mean": [0.5] * 3, "std": [0.5] * 3},
+    }
+    assert facts["threshold"] == {"value": 0.5, "policy": "recall", "target": 1.0, "interval": [0.9, 1.0]}
+    assert facts["validation_scores"]["PASS"] == [9, 0]
+    assert "private" not in json.dumps(facts)
+
+
+def test_health(client):
+    assert client.get("/v2/health/live").json() == {"live": True}
+    assert client.get("/v2/health/ready").json() == {"ready": True}
+
+
+def test_the_page_loads_nothing_from_elsewhere(client):
+    page = client.get("/")
+    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert "http://" not in page.text and "https://" not in page.text
+    assert all(f"<option>{name}</option>" in page.text for name in ("pcb", "lights", "goldens"))
+    for asset in ("style.css", "inspection.js", "chart.js", "icon.svg"):
+        assert client.get(f"/page/{asset}").status_code == 200
+    assert client.get("/page/__init__.py").status_code == 404
+
+
+def test_every_answer_has_the_security_headers(client):
+    for path in ("/", "/v1/models", "/nowhere", "/page/style.css"):
+        assert client.get(path).headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_request_leaves_one_log_line_without_its_pictures(client, picture, caplog):
+    with caplog.at_level(logging.INFO, logger="serve.access"):
+        post(client, {"test": picture(), "golden": picture()}, headers={"x-request-id": "abc"})
+    (record,) = [record for record in caplog.records if record.name == "serve.access"]
+    facts = {key: getattr(record, key) for key in ("http_request_id", "method", "path", "status", "model", "score")}
+    assert facts == {
+        **{"http_request_id": "abc", "method": "POST", "path": "/v1/models/pcb/inspect", "status": 200},
+        **{"model": "pcb", "score": 0.0},
+    }
+
+
+def test_the_problem_names_the_request(client):
+    assert client.get("/v1/models/nope", headers={"x-request-id": "line 7"}).json()["request_id"] == "line 7"
+
+
+def test_the_interface_describes_itself(client):
+    document = client.get("/openapi.json").json()
+    assert set(document["paths"]) == {
+        *("/v1/models/{model}/inspect", "/v1/models", "/v1/models/{model}", "/v2/health/live", "/v2/health/ready")
+    }
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.binary(max_size=300),
+    head=st.sampled_from(
+        [b"", b"--x\r\n", b'--x\r\nContent-Disposition: form-data; name="test"; filename="a"\r\n\r\n']
+    ),
+    tail=st.sampled_from([b"", b"\r\n--x--", b"\r\n--x--\r\n"]),
+)
+def test_no_body_crashes_the_service(client, body, head, tail):
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    response = client.post("/v1/models/pcb/inspect", content=head + body + tail, headers=headers)
+    assert 400 <= response.status_code < 500
+    assert response.headers["content-type"] == "application/problem+json"
