@@ -37,6 +37,11 @@ def join(folder: str | os.PathLike[str], *names: str) -> str:
     return str(Path(folder, *names))
 
 
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Return the path as processes with another working directory need it; URIs stay."""
+    return str(path) if is_uri(path) else str(Path(path).absolute())
+
+
 def make_folder(folder: str | os.PathLike[str]) -> str:
     """Create the folder with its parents if it is missing, and return it as text."""
     file_system, inside = fsspec.core.url_to_fs(str(folder))

@@ -58,8 +58,8 @@ def train_epoch(
     device: torch.device,
     precision: str = "32-true",
     accumulate: int = 1,
-    clip_norm: float = 0.0,
-    after_step: Callable[[int, Tensor], object] | None = None,
+    clip_norm: float | None = None,
+    after_batch: Callable[[int, bool], object] | None = None,
 ) -> EpochResult:
     """Train on every batch once.
 
@@ -74,8 +74,8 @@ def train_epoch(
         device: Where the network is.
         precision: `32-true`, `bf16-mixed` or `16-mixed`.
         accumulate: Batches whose gradients are averaged before a step.
-        clip_norm: Largest norm of the gradient; 0 leaves it.
-        after_step: Called with the batch's number and its loss.
+        clip_norm: Largest norm of the gradient; None leaves it.
+        after_batch: Called with the batch's number and whether the optimiser stepped.
     """
     network.train()
     losses, kept = [], []
@@ -86,9 +86,10 @@ def train_epoch(
             output = network(normalise(test), normalise(golden)).float()
         value = loss(output, target)
         torch.autograd.backward(scaler.scale(value / accumulate))
-        if (number + 1) % accumulate == 0 or number + 1 == len(batches):
+        stepped = (number + 1) % accumulate == 0 or number + 1 == len(batches)
+        if stepped:
             scaler.unscale_(optimizer)
-            if clip_norm:
+            if clip_norm is not None:
                 nn.utils.clip_grad_norm_(trainable, clip_norm)
             scaler.step(optimizer)
             scaler.update()
@@ -96,8 +97,8 @@ def train_epoch(
             schedule.step()
         losses.append(value.detach())
         kept.append((batch["row"], output.detach(), batch["label"]))
-        if after_step is not None:
-            after_step(number, losses[-1])
+        if after_batch is not None:
+            after_batch(number, stepped)
     return _collect(kept, float(torch.stack(losses).mean()))
 
 

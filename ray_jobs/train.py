@@ -1,0 +1,186 @@
+"""`changenet train`: the driver of a Ray Train run."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from changenet import storage
+from changenet.errors import ChangeNetError, CheckpointError, Problem, SpecError
+from changenet.spec import Experiment
+from ray_jobs import cluster
+from ray_jobs.action import Action
+from ray_jobs.console import out, result_table
+
+logger = logging.getLogger(__name__)
+
+
+def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None) -> int:
+    """Train as the spec says, going on from the folder's latest checkpoint.
+
+    Raises:
+        SpecError: The spec is wrong.
+        DataError: The training or validation set is wrong.
+        CheckpointError: The checkpoint to go on from is missing or is of another network.
+    """
+    with Action.load("train", spec, overrides) as action:
+        # Everything a user can have got wrong is found here, before a cluster is asked for anything.
+        from changenet import factory
+
+        experiment = _with_seed(action.experiment)
+        factory.training_loader(experiment)
+        factory.validation_loader(experiment)
+        network = factory.make_network(experiment, pretrained=False)
+        checkpoint, epochs_done = _checkpoint_to_go_on_from(experiment, action.folder, network.arguments)
+        if epochs_done < experiment.train.num_epochs:
+            cluster.connect(address)
+            _fit(experiment, action, checkpoint)
+        else:
+            logger.warning(
+                "%s has been trained for %d epochs already: nothing to do. Raise train.num_epochs, or use another results_dir.",
+                checkpoint,
+                epochs_done,
+            )
+    _print_result(action.folder)
+    return 0
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How a run is spread: `count` workers with `cpus` CPUs each, on a GPU each or on none."""
+
+    count: int
+    cpus: float
+    use_gpu: bool
+    resources: dict[str, float]
+
+
+def plan_workers(experiment: Experiment, *, cpus: float, gpus: float) -> Workers:
+    """Return the workers for a cluster with so many CPUs and GPUs.
+
+    Without `train.ray.num_workers`: one a GPU that the spec asks for where there are GPUs, else one. Asking for GPUs where
+    there are none trains on the CPU, with a warning. The CPUs are shared out equally.
+
+    Raises:
+        SpecError: `num_workers` is a range.
+    """
+    ray = experiment.train.ray
+    wanted = experiment.num_gpus("train") * experiment.train.num_nodes
+    use_gpu = ray.use_gpu if ray.use_gpu is not None else gpus > 0
+    if (use_gpu and gpus == 0) or (wanted > 1 and gpus == 0):
+        logger.warning("The spec asks for GPUs and the cluster has none: training on the CPU.")
+        use_gpu = False
+    if isinstance(ray.num_workers, tuple):
+        raise SpecError(
+            f"{list(ray.num_workers)} is a range", where="train.ray.num_workers", fix="Give one number of workers."
+        )
+    count = ray.num_workers or (min(wanted, int(gpus)) if use_gpu else 1)
+    resources = dict(ray.resources_per_worker or {})
+    share = resources.pop("CPU", max(1, math.floor(cpus / count)))
+    return Workers(count=count, cpus=share, use_gpu=use_gpu, resources=resources)
+
+
+def _fit(experiment: Experiment, action: Action, checkpoint: str | None) -> None:
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    from ray_jobs.train_worker import train_worker
+
+    cpus, gpus = cluster.cluster_resources()
+    workers = plan_workers(experiment, cpus=cpus, gpus=gpus)
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "experiment": experiment,
+            "folder": storage.absolute(action.folder),
+            "checkpoint": checkpoint,
+            "threads": max(1, int(workers.cpus)),
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers.count,
+            use_gpu=workers.use_gpu,
+            resources_per_worker={"CPU": workers.cpus, **workers.resources},
+        ),
+        run_config=ray.train.RunConfig(
+            # A name of its own each time: a run goes on from our checkpoint, never from a snapshot of some Ray version.
+            name=time.strftime("%Y%m%d-%H%M%S"),
+            storage_path=experiment.train.ray.storage_path or storage.absolute(action.path(".ray")),
+            failure_config=ray.train.FailureConfig(max_failures=experiment.train.ray.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _cause(error) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the error of ours that made the workers fail, or the error itself."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        inner: BaseException | None = failure
+        while inner is not None:
+            if isinstance(inner, ChangeNetError):
+                return inner
+            inner = getattr(inner, "cause", None) or inner.__cause__
+    return error
+
+
+def _with_seed(experiment: Experiment) -> Experiment:
+    """Return the spec with a seed that all workers share: a negative one asks for a different draw each run."""
+    if experiment.train.seed >= 0:
+        return experiment
+    train = experiment.train.model_copy(update={"seed": random.SystemRandom().randrange(2**31)})
+    return experiment.model_copy(update={"train": train})
+
+
+def _checkpoint_to_go_on_from(
+    experiment: Experiment, folder: str, arguments: dict[str, object]
+) -> tuple[str | None, int]:
+    """Return the checkpoint that the spec names, or the folder's latest, and how many epochs it has behind it.
+
+    Raises:
+        CheckpointError: It is not there, or its network is not the spec's; names every argument that differs.
+    """
+    from changenet.training.checkpoint import load_checkpoint
+    from ray_jobs.train_worker import LATEST
+
+    path = experiment.train.resume_training_checkpoint_path or storage.resolve_latest(storage.join(folder, LATEST))
+    if path is None:
+        return None, 0
+    checkpoint = load_checkpoint(path, encryption_key=experiment.secret())
+    theirs = checkpoint.description.network
+    differing = [
+        Problem(f"{key} is {theirs.get(key)!r} in the checkpoint and {value!r} in the spec", where=path)
+        for key, value in arguments.items()
+        if theirs.get(key) != value
+    ]
+    if differing:
+        fix = "Use another results_dir to train a new network, or the spec that the checkpoint was trained with."
+        raise CheckpointError([Problem("this run cannot go on from it", where=path, fix=fix), *differing])
+    if checkpoint.training is None:
+        raise CheckpointError(
+            "it holds weights only, nothing to go on from",
+            where=path,
+            fix="Give it as train.pretrained_model_path instead.",
+        )
+    logger.info("Going on from %s.", path)
+    return storage.absolute(path), int(checkpoint.training["progress"]["epoch"])
+
+
+def _print_result(folder: str) -> None:
+    import csv
+    import io
+
+    metrics = storage.join(folder, "metrics.csv")
+    if not storage.exists(metrics):
+        return
+    rows = list(csv.DictReader(io.StringIO(storage.read_text(metrics))))
+    shown = ("epoch", "train_loss", "val_loss", "val_acc", "val_far", "val_auroc", "threshold", "seconds")
+    out.print(result_table("Training", shown, [[row[name] for name in shown] for row in rows[-5:]]))
+    from ray_jobs.train_worker import BEST, LATEST
+
+    out.print(f"Checkpoints: {folder} ({LATEST}, {BEST})", soft_wrap=True)

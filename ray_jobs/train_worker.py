@@ -1,0 +1,275 @@
+"""What every Ray Train worker runs: a whole training run, to be read from top to bottom."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+from ray.experimental import tqdm_ray
+from torch import distributed
+
+from changenet import factory, storage
+from changenet.description import Threshold
+from changenet.evaluation.metrics import decision_metrics, score_histogram
+from changenet.evaluation.thresholds import fit_threshold
+from changenet.model.network import ChangeNet
+from changenet.spec import Experiment
+from changenet.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from changenet.training.loop import Batches, EpochResult, predict, train_epoch
+from changenet.training.state import Progress
+from ray_jobs.train_log import TrainLog
+
+LATEST = "changenet_model_classify_latest.pth"
+BEST = "model_best.pth"
+POINTER = "checkpoint.json"
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Train from a checkpoint, or from the start, to the last epoch.
+
+    Args:
+        config: `experiment` (the spec), `folder` (RESULTS/train), `checkpoint` (a file to go on from, or None) and
+            `threads` (CPU threads of this worker).
+    """
+    _TrainingRun(**config).run()
+
+
+class _TrainingRun:
+    """One rank's part of a run. Rank 0 alone writes files; every rank reports equally often (Ray's barrier)."""
+
+    def __init__(self, *, experiment: Experiment, folder: str, checkpoint: str | None, threads: int) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self.experiment, self.settings, self.folder = experiment, experiment.train, folder
+        self.device = ray.train.torch.get_device()
+        torch.set_num_threads(threads)
+        factory.seed_process(experiment, rank=self.rank)
+
+        shares = {"rank": self.rank, "world_size": self.world, "threads": threads}
+        self.loader = factory.training_loader(experiment, **shares)
+        self.validation = factory.validation_loader(experiment, **shares)
+        # After a failure Ray starts the workers again: what they reported last is newer than what the driver saw.
+        checkpoint = _reported() or checkpoint
+        self.network = factory.make_network(experiment, pretrained=checkpoint is None).to(self.device)
+        self.loss = factory.make_loss(experiment)
+        self.stateful = factory.make_stateful(
+            experiment,
+            self.network,
+            steps_per_epoch=-(-self.loader.batches_per_epoch // self.settings.accumulate_grad_batches),
+            device=self.device,
+        )
+        self.progress = Progress()
+        self.description = factory.describe(experiment, self.network)
+        if checkpoint is not None:
+            stored = load_checkpoint(checkpoint, encryption_key=experiment.secret())
+            self.network.load_state_dict(stored.state)
+            if stored.training is not None:
+                self.progress = self.stateful.restore(stored.training, self.network)
+            self.description = replace(self.description, threshold=stored.description.threshold)
+        trained: torch.nn.Module = self.network
+        if self.settings.sync_batchnorm and self.world > 1:
+            trained = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
+        self.trained = ray.train.torch.prepare_model(
+            trained, parallel_strategy="ddp" if self.world > 1 else None, move_to_device=False
+        )
+        self.log = None
+        if self.rank == 0:
+            board = self.settings.tensorboard
+            self.log = TrainLog(
+                folder,
+                num_epochs=self.settings.num_epochs,
+                tensorboard=board.enabled,
+                every=board.infrequent_logging_frequency,
+            )
+
+    @property
+    def kept(self) -> ChangeNet:
+        """The network that is validated and written: the averaged one when there is an average."""
+        average = self.stateful.average
+        return self.network if average is None else cast("ChangeNet", average.module)
+
+    def run(self) -> None:
+        """Run the epochs that are left."""
+        stopping = self.settings.early_stopping
+        if self.log is not None:
+            self.log.started()
+        for epoch in range(self.progress.epoch, self.settings.num_epochs):
+            self._epoch(epoch)
+            if stopping.enable and self.progress.stale >= stopping.patience:
+                break
+        if self.log is not None:
+            self.log.finished()
+
+    def _epoch(self, epoch: int) -> None:
+        """Train, validate, write and report one epoch."""
+        began = time.perf_counter()
+        trained = self._train(epoch)
+        seconds = time.perf_counter() - began
+        figures: dict[str, Any] = {
+            "epoch": epoch,
+            "step": self.progress.step,
+            "learning_rate": self.stateful.schedule.get_last_lr()[0],
+            "train_loss": trained.loss,
+            **self._tao_figures("train", trained, Threshold(self.experiment.eval_margin)),
+            "pairs_per_second": self.world * len(trained.rows) / seconds,
+        }
+        last = epoch + 1 == self.settings.num_epochs
+        validated = self.validation is not None and (last or (epoch + 1) % self.settings.validation_interval == 0)
+        if validated:
+            figures |= self._validate()
+        name, mode = self.experiment.monitor
+        stopping = self.settings.early_stopping
+        best = validated and self.progress.improves(figures.get(name), mode=mode, min_delta=stopping.min_delta)
+        figures["seconds"] = time.perf_counter() - began
+        self.progress.epoch, self.progress.batch = epoch + 1, 0
+        if self.log is not None:
+            self.log.epoch(figures, validated=validated)
+            self.log.histograms(epoch, self.network)
+        periodic = self.settings.checkpoint_interval_unit == "epoch" and not (
+            (epoch + 1) % self.settings.checkpoint_interval
+        )
+        stopped = stopping.enable and self.progress.stale >= stopping.patience
+        self._report(figures, save=periodic or last or stopped, best=best, epoch=epoch)
+
+    def _train(self, epoch: int) -> EpochResult:
+        skipped = self.progress.batch
+        batches: Batches = self.loader.epoch(epoch, skip=skipped)
+        bar = tqdm_ray.tqdm(desc=f"Epoch {epoch + 1}/{self.settings.num_epochs}", total=self.loader.batches_per_epoch)
+        bar.update(skipped)
+        every = self.settings.checkpoint_interval
+        by_step = self.settings.checkpoint_interval_unit == "step"
+
+        def after_batch(number: int, stepped: bool) -> None:
+            self.progress.batch = skipped + number + 1
+            bar.update(1)
+            if not stepped:
+                return
+            self.progress.step += 1
+            if self.stateful.average is not None:
+                self.stateful.average.update_parameters(self.network)
+            unfinished = self.progress.batch < self.loader.batches_per_epoch  # the epoch's end writes its own
+            if by_step and unfinished and self.progress.step % every == 0:
+                self._report({"epoch": epoch, "step": self.progress.step}, save=True, best=False, epoch=epoch)
+
+        if self.log is not None:
+            batches = self.log.watch(epoch, batches)
+        try:
+            return train_epoch(
+                self.trained,
+                batches,
+                normalise=self.network.normalise,
+                loss=self.loss,
+                optimizer=self.stateful.optimizer,
+                schedule=self.stateful.schedule,
+                scaler=self.stateful.scaler,
+                device=self.device,
+                precision=self.settings.precision,
+                accumulate=self.settings.accumulate_grad_batches,
+                clip_norm=self.settings.clip_grad_norm,
+                after_batch=after_batch,
+            )
+        finally:
+            bar.close()
+
+    def _validate(self) -> dict[str, Any]:
+        """Score the validation set, fit the threshold, and note both in the description that checkpoints carry."""
+        assert self.validation is not None
+        loader, labels = self.validation
+        result = self._gather(
+            predict(
+                self.kept,
+                loader,
+                normalise=self.kept.normalise,
+                device=self.device,
+                precision=self.settings.precision,
+            )
+        )
+        scores = self.kept.score(result.output).numpy()
+        is_defect = result.target.numpy() > 0
+        threshold = fit_threshold(
+            scores,
+            is_defect,
+            policy=self.experiment.threshold_policy,
+            target=self.experiment.threshold_target,
+            margin=self.experiment.eval_margin,
+        )
+        metrics = decision_metrics(scores, is_defect, threshold, labels=labels.tolist())
+        self.description = replace(
+            self.description,
+            threshold=threshold,
+            metrics=metrics,
+            validation_scores=score_histogram(scores, is_defect),
+        )
+        at_full_recall = metrics["false_call_rate_at_full_recall"]
+        return {
+            "val_loss": float(self.loss(result.output, result.target)),
+            **self._tao_figures("val", result, threshold),
+            # TAO's convention for a set that has only one kind: the worst value.
+            "val_far": 100.0 if at_full_recall is None else 100 * at_full_recall,
+            "val_auroc": metrics["auroc"],
+            "val_average_precision": metrics["average_precision"],
+            "threshold": threshold.value,
+        }
+
+    def _tao_figures(self, prefix: str, result: EpochResult, threshold: Threshold) -> dict[str, float | None]:
+        scores = self.network.score(result.output).numpy()
+        tao = decision_metrics(scores, np.asarray(result.target) > 0, threshold)["tao"]
+        return {f"{prefix}_{name}": tao[f"test_{name}"] for name in ("acc", "fpr", "fnr")}
+
+    def _gather(self, mine: EpochResult) -> EpochResult:
+        """Return the rows of all ranks, in row order, on every rank."""
+        if self.world == 1:
+            return mine
+        parts: list[EpochResult] = [mine] * self.world
+        distributed.all_gather_object(parts, mine)
+        parts = [part for part in parts if len(part.rows)]
+        rows = torch.cat([part.rows for part in parts])
+        order = rows.argsort()
+        return EpochResult(
+            mine.loss,
+            rows[order],
+            torch.cat([part.output for part in parts])[order],
+            torch.cat([part.target for part in parts])[order],
+        )
+
+    def _report(self, figures: dict[str, Any], *, save: bool, best: bool, epoch: int) -> None:
+        """Write the checkpoint (rank 0) and tell Ray where it is; all ranks meet here."""
+        metrics = {name: value for name, value in figures.items() if value is not None}
+        if self.rank != 0 or not (save or best):
+            ray.train.report(metrics)
+            return
+        training = self.stateful.capture(self.progress, self.network)
+        checkpoint = Checkpoint(self.description, self.kept.state_dict(), training)
+        key = self.experiment.secret()
+        if best:
+            save_checkpoint(storage.join(self.folder, BEST), checkpoint, encryption_key=key)
+            latest = storage.join(self.folder, BEST)
+        if save:
+            name = f"model_epoch_{epoch:03d}_step_{self.progress.step:05d}.pth"
+            latest = storage.join(self.folder, name)
+            save_checkpoint(latest, checkpoint, encryption_key=key)
+            storage.set_latest(storage.join(self.folder, LATEST), name)
+        with tempfile.TemporaryDirectory() as folder:
+            # The file itself stays where users look for it; Ray keeps the note that says where that is.
+            Path(folder, POINTER).write_text(json.dumps({"checkpoint_path": latest}), encoding="utf-8")
+            ray.train.report(
+                {**metrics, "checkpoint_path": latest}, checkpoint=ray.train.Checkpoint.from_directory(folder)
+            )
+
+
+def _reported() -> str | None:
+    """Return the checkpoint file that this run reported before its workers were started again."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        path: str = json.loads(Path(folder, POINTER).read_text(encoding="utf-8"))["checkpoint_path"]
+        return path
