@@ -24,6 +24,7 @@ class Kind(StrEnum):
     BAD_QUOTING = "bad_quoting"
     EMPTY_LABEL = "empty_label"
     PASS_CASE = "pass_in_another_case"  # noqa: S105
+    NOT_A_CLASS = "label_is_no_class"
     EMPTY_OBJECT_NAME = "empty_object_name"
     OUTSIDE = "path_outside_images_dir"
     # errors: one picture

@@ -29,7 +29,8 @@ from changenet.data.scan_rows import (
     golden_files,
     start_worker,
 )
-from changenet.data.scan_sets import ScannedSplit, compare_rows, find_brightness_outliers
+from changenet.data.scan_sets import ScannedSplit, compare_rows, find_brightness_outliers, find_other_labels
+from changenet.description import BINARY_CLASSES
 from changenet.errors import Problem
 
 _CHUNK = 128  # rows a task
@@ -78,6 +79,7 @@ def scan(
     splits: Sequence[Split],
     *,
     rules: PictureRules,
+    classes: Sequence[str] = BINARY_CLASSES,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScanReport:
@@ -86,6 +88,7 @@ def scan(
     Args:
         splits: The CSV files.
         rules: How rows become picture files.
+        classes: With real classes every label must be one of them; by default any label but PASS is a defect.
         workers: Processes; None = one a core that this process may use.
         progress: Called with (rows done, rows in all).
 
@@ -121,6 +124,8 @@ def scan(
         done += len(result.tests)
         if progress is not None:
             progress(done, total)
+    if tuple(classes) != BINARY_CLASSES:
+        find_other_labels(scanned, classes, findings)
     compare_rows(scanned, findings)
     _compare_goldens(goldens, tables, rules, findings)
     return ScanReport(report_rows, findings)

@@ -50,6 +50,19 @@ def compare_rows(splits: Sequence[ScannedSplit], findings: Findings) -> None:
                 _find_unseen_labels(split, training, findings)
 
 
+def find_other_labels(splits: Sequence[ScannedSplit], classes: Sequence[str], findings: Findings) -> None:
+    """Add the rows whose label is none of the classes."""
+    for split in splits:
+        if split.labelled:
+            rows = np.flatnonzero(~np.isin(_labels(split).astype(str), classes))
+            fix = f"The classes are {', '.join(classes)}."
+            problems = (
+                Problem(f"the label {_labels(split)[row]!r} is no class", split.annotations.where(row), fix)
+                for row in rows.tolist()
+            )
+            findings.add_many(Kind.NOT_A_CLASS, len(rows), problems)
+
+
 def find_brightness_outliers(goldens: NDArray[np.void], findings: Findings, name: Callable[[int], Problem]) -> None:
     """Add goldens far darker or brighter than the others of the same light.
 
