@@ -186,6 +186,14 @@ class ChangeNet(nn.Module):
         probability = output.float().softmax(dim=1)
         return probability[:, 1:].sum(dim=1) if self.multiclass else probability[:, 1]
 
+    def force_align_corners_off(self) -> bool:
+        """Resize without aligned corners from now on, and say whether that is a change."""
+        changed = self.pyramid is not None and self.pyramid.align_corners
+        if self.pyramid is not None:
+            self.pyramid.align_corners = False
+        self._arguments["align_corners"] = False
+        return changed
+
     def freeze_backbone(self) -> None:
         """Stop the encoder from learning: no gradients, and no moving statistics even in training mode."""
         self._frozen = True

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from changenet.model.backbones.fan_names import fan_names
 from changenet.model.backbones.registry import Backbone, register
 from changenet.model.catalogue import DOWNSAMPLED_WIDTH, FAN_WIDTHS, backbone_facts
 from changenet.torchvision_compat import timm
@@ -47,6 +48,31 @@ FAN_SETTINGS = {
     "fan_base_16_p4_hybrid": FanSettings(heads=8, blocks=16, tapped=15),
     "fan_large_16_p4_hybrid": FanSettings(heads=10, blocks=22, tapped=18, stage_depths=(3, 5)),
 }
+
+
+class StageNorm(nn.LayerNorm):
+    """Layer norm over channels (last) whose variance is the sample variance, divided by C - 1.
+
+    TAO 7.3 computes it so in the convolutional stages (not in the stem); its checkpoints want the same. Written as an
+    ordinary layer norm with scaled weight and epsilon, which is equal and fast.
+    """
+
+    def __init__(self, channels: int, **factory: Any) -> None:
+        super().__init__(channels, eps=NORM_EPS, **factory)
+        self.factor = (channels - 1) / channels
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the normalised values (…, C)."""
+        weight = self.weight * math.sqrt(self.factor)
+        return F.layer_norm(values, self.normalized_shape, weight, self.bias, self.eps * self.factor)
+
+
+class StageNorm2d(StageNorm):
+    """The same for maps (B, C, H, W)."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the normalised map, channels last in memory."""
+        return super().forward(values.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class PositionCode(nn.Module):
@@ -204,13 +230,14 @@ class FanHybrid(Backbone):
         assert facts.widths is not None
         assert facts.strides is not None
         self.widths, self.strides, self.tapped = facts.widths, facts.strides, settings.tapped
-        map_norm = timm.layers.LayerNorm2d
-        self.stem = nn.Sequential(nn.Conv2d(3, STAGE_WIDTHS[0], kernel_size=4, stride=4), map_norm(STAGE_WIDTHS[0]))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, STAGE_WIDTHS[0], kernel_size=4, stride=4), timm.layers.LayerNorm2d(STAGE_WIDTHS[0])
+        )
         stage = partial(
             timm.models.convnext.ConvNeXtStage,
             ls_init_value=1e-6,
-            norm_layer=map_norm,
-            norm_layer_cl=TokenNorm,
+            norm_layer=StageNorm2d,
+            norm_layer_cl=StageNorm,
         )
         self.stages = nn.ModuleList(
             [
@@ -253,6 +280,10 @@ class FanHybrid(Backbone):
         if self.downsample is not None:
             level_4 = self.downsample(level_4)
         return level_1, level_2, level_3, level_4
+
+    def weight_names(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors that TAO named under our names."""
+        return fan_names(tensors)
 
     def kept_trainable(self) -> tuple[nn.Module, ...]:
         """Return the reduction of the last level: no pretrained file has it."""

@@ -1,0 +1,113 @@
+"""Loads TAO's Visual ChangeNet checkpoints into our network: nothing missing, nothing left over."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import torch
+from torch import Tensor
+
+from changenet.errors import CheckpointError
+from changenet.model.network import ChangeNet
+from changenet.model.weight_files import load_exactly, read_weights
+
+logger = logging.getLogger(__name__)
+
+TAO_TAG = "visual_changenet_classify"
+_PREFIX = "model."  # of the network inside TAO's training module
+_LOSS_WEIGHTS = "criterion.weight"
+_FINEST = 4  # TAO numbers levels 1-4 from the finest, we 0-3 from the coarsest: ours = 4 - TAO's
+_PROJECTION = re.compile(r"^linear_c([1-4])\.proj\.(weight|bias)$")
+_DIFFERENCE = re.compile(r"^diff_c([1-4])\.([023])\.(.+)$")
+_DIFFERENCE_PARTS = {"0": "test_half", "2": "norm", "3": "mix"}
+
+
+def read_tao_state(path: str) -> dict[str, Tensor]:
+    """Return a TAO checkpoint's tensors under the names they have inside TAO's network.
+
+    Raises:
+        CheckpointError: The file cannot be read, or is no classification checkpoint of TAO's Visual ChangeNet.
+    """
+    file = read_weights(path)
+    if file.tao_model and file.tao_model != TAO_TAG:
+        raise CheckpointError(f"is a checkpoint of {file.tao_model!r}", where=path, fix=f"Needed: {TAO_TAG!r}.")
+    if not is_tao_state(file.tensors):
+        raise CheckpointError(
+            "is no checkpoint of TAO's Visual ChangeNet",
+            where=path,
+            fix="Its tensors should be called model.backbone.…",
+        )
+    return strip_training_module(file.tensors)
+
+
+def is_tao_state(tensors: dict[str, Tensor]) -> bool:
+    """Say whether these are tensor names of a TAO Visual ChangeNet for classification (with or without `model.`)."""
+    names = strip_training_module(tensors)
+    return any(name.startswith("backbone.") for name in names) and any(
+        name.startswith(("decoder.classifier.", "fc1.")) for name in names
+    )
+
+
+def strip_training_module(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drop what belongs to TAO's training module: its prefix and the weights of the loss.
+
+    >>> list(strip_training_module({"model.fc1.0.bias": Tensor(), "criterion.weight": Tensor()}))
+    ['fc1.0.bias']
+    """
+    return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name != _LOSS_WEIGHTS}
+
+
+def load_tao_state(network: ChangeNet, state: dict[str, Tensor], *, where: str = "TAO checkpoint") -> None:
+    """Load the tensors of a TAO checkpoint into a network of the same settings.
+
+    TAO ignores `align_corners`; a network that asks for it is told to do likewise.
+
+    Args:
+        network: Built with the settings that TAO trained with.
+        state: TAO's names; the prefix `model.` and the loss's weights may be there or not.
+        where: File name for messages.
+
+    Raises:
+        CheckpointError: Tensors are missing, left over or of another shape.
+    """
+    state = strip_training_module(state)
+    encoder = {name.removeprefix("backbone."): each for name, each in state.items() if name.startswith("backbone.")}
+    rest = {name: tensor for name, tensor in state.items() if not name.startswith("backbone.")}
+    named = {f"backbone.{name}": tensor for name, tensor in network.backbone.weight_names(encoder).items()}
+    load_exactly(
+        network,
+        {**named, **_comparison_names(rest)},
+        where=where,
+        fix="Backbone, difference_module, embed_dim, embed_dec, image size and lights must be those of the training.",
+    )
+    if network.force_align_corners_off():
+        logger.warning("%s: align_corners is off for this network, as in TAO, which ignores the setting", where)
+
+
+def _comparison_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return decoder and head under our names; unknown names stay as they are."""
+    named: dict[str, Tensor] = {}
+    for full_name, tensor in state.items():
+        name = full_name.removeprefix("decoder.")
+        if found := _PROJECTION.match(name):
+            named[f"pyramid.project.{_FINEST - int(found[1])}.{found[2]}"] = tensor
+        elif found := _DIFFERENCE.match(name):
+            module = f"pyramid.difference.{_FINEST - int(found[1])}"
+            if found[2] == "0" and found[3] == "weight":  # (E, 2E, 3, 3): channels of the test come first
+                test, golden = tensor.chunk(2, dim=1)
+                named[f"{module}.test_half.weight"], named[f"{module}.golden_half.weight"] = test, golden
+            else:
+                named[f"{module}.{_DIFFERENCE_PARTS[found[2]]}.{found[3]}"] = tensor
+        elif name == "linear_fuse.0.weight":  # (E, n E, 1, 1): the coarsest level's channels come first
+            for level, part in enumerate(torch.split(tensor, tensor.shape[0], dim=1)):
+                named[f"pyramid.fuse.{level}.weight"] = part
+        elif name == "linear_fuse.0.bias":
+            named["pyramid.fuse.0.bias"] = tensor
+        elif name.startswith("linear_fuse.1."):
+            named[name.replace("linear_fuse.1.", "pyramid.fuse_norm.")] = tensor
+        elif name.startswith(("classifier.", "fc1.")):
+            named[f"head.layers.{name.split('.', 1)[1]}"] = tensor
+        else:
+            named[full_name] = tensor
+    return named

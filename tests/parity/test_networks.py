@@ -1,0 +1,60 @@
+"""Our networks against what TAO's gave for the same weights and pictures (release 7.3)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from changenet.model.network import ChangeNet
+from changenet.model.tao_checkpoint import load_tao_state
+
+CASES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("cases.json").read_text())
+# Recorded families that have no network here yet.
+NOT_YET = ("c_radio_", "vit_large_nvdinov2_", "segment_")
+
+
+def build(case: dict[str, Any]) -> ChangeNet:
+    settings = case["settings"]
+    return ChangeNet(
+        backbone=settings["backbone"],
+        difference_module=settings["difference_module"],
+        image_size=case["test_shape"][-2:],
+        num_classes=settings["num_classes"],
+        embed_dim=settings["embed_dim"],
+        embed_dec=settings["embed_dec"],
+        learnable_difference_modules=settings["learnable_difference_modules"],
+        feature_strides=case["strides"],
+    ).eval()
+
+
+def assert_agrees(ours: torch.Tensor, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_network_agrees_with_tao(name: str, parity: ModuleType) -> None:
+    if name.startswith(NOT_YET):
+        pytest.skip("no network of this family yet")
+    case = CASES[name]
+    network = build(case)
+    load_tao_state(network, parity.weights(case, prefix="model."), where=name)
+    test, golden = parity.inputs(case)
+    expected = parity.expected(case)
+    with torch.no_grad():
+        output = network(test, golden)
+        features = network.backbone(test)
+        halves = network.prepare_golden(network.encode(golden))
+        split_output = network.compare(network.encode(test), halves)
+    assert_agrees(output, expected["output"])
+    assert_agrees(split_output, expected["output"])
+    for level, feature in enumerate(features):
+        assert list(feature.shape) == case["feature_shapes"][level]
+        recorded = expected[f"feature_{level}"]
+        ours = parity.samples(feature.contiguous().numpy())
+        assert np.abs(ours - recorded).max() <= 2e-3 * recorded.std()
