@@ -1,0 +1,237 @@
+"""What must fit together: each check sees the whole experiment and says what contradicts what."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from changenet.description import PASS
+from changenet.spec import encoders
+from changenet.spec.experiment import Experiment
+
+DATA = "dataset.classify"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A contradiction.
+
+    Args:
+        keys: The keys it is about; the first is the one that is reported.
+        what: What is wrong, with the value.
+        fix: What to do.
+    """
+
+    keys: tuple[str, ...]
+    what: str
+    fix: str
+
+
+def check(experiment: Experiment) -> Iterator[Finding]:
+    """Yield every contradiction of the experiment."""
+    yield from _loss(experiment)
+    yield from _weights(experiment)
+    yield from _classes(experiment)
+    yield from _lights(experiment)
+    yield from _intervals(experiment)
+    yield from _encoder(experiment)
+    yield from _sizes(experiment)
+    yield from _batch(experiment)
+    yield from _quantize(experiment)
+
+
+def _loss(experiment: Experiment) -> Iterator[Finding]:
+    written = experiment.train.classify.loss
+    fitting = "ce" if experiment.learnable else "contrastive"
+    if written not in (None, fitting):
+        module = experiment.model.classify.difference_module
+        yield Finding(
+            ("train.classify.loss", "model.classify.difference_module"),
+            f"is {written!r}, but model.classify.difference_module is {module!r}",
+            f"Use {fitting!r}, or leave the loss out.",
+        )
+
+
+def _weights(experiment: Experiment) -> Iterator[Finding]:
+    weights = experiment.train.classify.cls_weight
+    if weights is None or not experiment.learnable:
+        return
+    keys = ("train.classify.cls_weight", f"{DATA}.num_classes", f"{DATA}.classes", "model.classify.difference_module")
+    if len(weights) != experiment.num_classes:
+        yield Finding(
+            keys,
+            f"has {len(weights)} value(s) ({list(weights)}), but there are {experiment.num_classes} classes",
+            f"Give {experiment.num_classes} weights, PASS first, or null.",
+        )
+    elif not any(weights):
+        yield Finding(keys, f"is {list(weights)}: no class counts", "Give at least one weight above 0.")
+
+
+def _classes(experiment: Experiment) -> Iterator[Finding]:
+    listed, width = experiment.dataset.classify.classes, experiment.dataset.classify.num_classes
+    if listed is None:
+        return
+    key = f"{DATA}.classes"
+    if len(set(listed)) != len(listed) or not all(name.strip() == name != "" for name in listed):
+        yield Finding((key,), f"is {list(listed)}", "Give every class a name of its own, without blanks around it.")
+    if PASS in listed and listed[0] != PASS:
+        yield Finding((key,), f"is {list(listed)}", "PASS must be the first class.")
+    if width is not None and width != len(experiment.classes):
+        yield Finding(
+            (f"{DATA}.num_classes", key),
+            f"is {width}, but {key} lists {len(experiment.classes)} with PASS",
+            "Leave num_classes out: classes decides.",
+        )
+    if not experiment.learnable:
+        yield Finding(
+            (key, "model.classify.difference_module"),
+            f"is {list(listed)}, but model.classify.difference_module is 'euclidean', which knows no classes",
+            "Use learnable, or leave classes out.",
+        )
+
+
+def _lights(experiment: Experiment) -> Iterator[Finding]:
+    data, count = experiment.dataset.classify, len(experiment.lights)
+    if data.input_map is not None and not all(name.strip() for name in data.input_map):
+        yield Finding((f"{DATA}.input_map",), f"is {dict(data.input_map)}", "Give every light a name.")
+    if data.num_input is not None and data.num_input != count:
+        lights = f"names {count} light(s)" if data.input_map else "is null, which means one light"
+        yield Finding(
+            (f"{DATA}.num_input", f"{DATA}.input_map"),
+            f"is {data.num_input}, but {DATA}.input_map {lights}",
+            "Make them agree, or leave num_input out.",
+        )
+        return
+    columns, rows = data.grid_map.x, data.grid_map.y
+    if data.concat_type == "grid" and count > 1 and columns * rows != count:
+        yield Finding(
+            (f"{DATA}.grid_map", f"{DATA}.num_input", f"{DATA}.input_map", f"{DATA}.concat_type"),
+            f"is {columns} x {rows} = {columns * rows} places, but there are {count} lights",
+            "Columns times rows must be the number of lights; or use concat_type linear.",
+        )
+
+
+def _intervals(experiment: Experiment) -> Iterator[Finding]:
+    train = experiment.train
+    limits = {"validation_interval": train.validation_interval}
+    if train.checkpoint_interval_unit == "epoch":
+        limits["checkpoint_interval"] = train.checkpoint_interval
+    if train.tensorboard.enabled:
+        limits["tensorboard.infrequent_logging_frequency"] = train.tensorboard.infrequent_logging_frequency
+    for name, value in limits.items():
+        if value > train.num_epochs:
+            yield Finding(
+                (f"train.{name}", "train.num_epochs"),
+                f"is {value}, but train.num_epochs is {train.num_epochs}",
+                f"Use 1 to {train.num_epochs}.",
+            )
+
+
+def _encoder(experiment: Experiment) -> Iterator[Finding]:
+    backbone, key = experiment.model.backbone, "model.backbone.type"
+    kind = encoders.family(backbone.type)
+    if kind == "unknown":
+        names = [*encoders.FAN_WIDTHS, *encoders.VIT_NAMES]
+        close = difflib.get_close_matches(backbone.type, names, n=1)
+        guess = f"Did you mean {close[0]!r}? " if close else ""
+        yield Finding((key,), f"is {backbone.type!r}", f"{guess}Allowed: {', '.join(names)} or timm/NAME.")
+    if backbone.feat_downsample and kind != "fan":
+        yield Finding(
+            ("model.backbone.feat_downsample", key), f"is true, but {backbone.type} is no FAN encoder", "Use false."
+        )
+    if backbone.freeze_backbone and not backbone.pretrained_backbone_path and not backbone.type.endswith("_dinov3"):
+        yield Finding(
+            (
+                "model.backbone.freeze_backbone",
+                "model.backbone.pretrained_backbone_path",
+                "train.pretrained_model_path",
+            ),
+            "is true, but model.backbone.pretrained_backbone_path is not set: random weights would stay random",
+            "Set pretrained_backbone_path, or freeze_backbone false.",
+        )
+    if backbone.pretrained_backbone_path == "bundled" and kind in ("fan", "vit"):
+        yield Finding(
+            ("model.backbone.pretrained_backbone_path", key),
+            f"is 'bundled', but no installed package has weights of {backbone.type}",
+            "Give a file, or use timm/tf_efficientnet_lite0.",
+        )
+    written = experiment.model.decode_head.feature_strides
+    strides = encoders.strides(backbone.type, feat_downsample=backbone.feat_downsample)
+    if experiment.learnable and written and strides and written != strides:
+        yield Finding(
+            (
+                "model.decode_head.feature_strides",
+                key,
+                "model.backbone.feat_downsample",
+                "model.classify.difference_module",
+            ),
+            f"is {list(written)}, but the strides of {backbone.type} are {list(strides)}",
+            f"Use {list(strides)}, or leave it out.",
+        )
+
+
+def _sizes(experiment: Experiment) -> Iterator[Finding]:
+    backbone, learnable = experiment.model.backbone, experiment.learnable
+    multiple = encoders.side_multiple(backbone.type, learnable=learnable, feat_downsample=backbone.feat_downsample)
+    keys = (
+        f"{DATA}.grid_map",
+        f"{DATA}.input_map",
+        f"{DATA}.concat_type",
+        f"{DATA}.num_input",
+        "model.backbone",
+        "model.classify.difference_module",
+    )
+    (height, width), (columns, rows) = experiment.picture_size, experiment.grid
+    for name, side, count in (("image_width", width, columns), ("image_height", height, rows)):
+        if side % multiple:
+            lights = f" ({count} lights of {side // count})" if count > 1 else ""
+            yield Finding(
+                (f"{DATA}.{name}", *keys),
+                f"is {side // count}, which makes the picture {side} pixels{lights}; {backbone.type} needs a multiple of {multiple}",
+                f"Use for example {max(multiple, round(side / multiple) * multiple)} pixels in all.",
+            )
+    if encoders.family(backbone.type) == "vit" and width != height:
+        yield Finding(
+            (f"{DATA}.image_width", f"{DATA}.image_height", *keys),
+            f"makes the picture {width} x {height} pixels; {backbone.type} needs a square",
+            "Use square lights, and concat_type grid for several.",
+        )
+
+
+def _batch(experiment: Experiment) -> Iterator[Finding]:
+    if experiment.task == "segment":
+        return
+    workers = experiment.train.ray.num_workers
+    batch = experiment.dataset.classify.batch_size
+    if isinstance(workers, tuple):
+        if workers[0] > workers[1]:
+            yield Finding(("train.ray.num_workers",), f"is {list(workers)}", "Give [min, max] with min <= max.")
+    elif workers is not None and (batch % workers or batch < 2 * workers):
+        yield Finding(
+            (f"{DATA}.batch_size", "train.ray.num_workers"),
+            f"is {batch}, which cannot be shared by {workers} workers: it counts the pairs of all workers together",
+            f"Use a multiple of {workers}, at least {2 * workers}.",
+        )
+
+
+def _quantize(experiment: Experiment) -> Iterator[Finding]:
+    quantize = experiment.quantize
+    fitting = "weight_only_ptq" if quantize.backend == "torchao" else "static_ptq"
+    if quantize.mode not in (None, fitting):
+        yield Finding(
+            ("quantize.mode", "quantize.backend"),
+            f"is {quantize.mode!r}, but quantize.backend is {quantize.backend!r}",
+            f"Use {fitting!r}, or leave the mode out.",
+        )
+    allowed = {
+        "modelopt.pytorch": ("minmax", "max", "entropy"),
+        "modelopt.onnx": ("minmax", "max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq"),
+    }
+    if quantize.algorithm not in allowed.get(quantize.backend, (quantize.algorithm,)):
+        names = ", ".join(allowed[quantize.backend])
+        yield Finding(
+            ("quantize.algorithm", "quantize.backend"),
+            f"is {quantize.algorithm!r}, but quantize.backend is {quantize.backend!r}",
+            f"Use one of {names}.",
+        )

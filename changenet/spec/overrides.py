@@ -1,0 +1,76 @@
+"""`key=value` on the command line: later ones win, values are YAML in flow form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
+from changenet.spec.keys import section_at
+from changenet.spec.tree import Path, Tree, get, merged, parse_path, put
+
+
+def parse_override(text: str) -> tuple[Path, Any]:
+    """Split `key=value` into its path and its value.
+
+    >>> parse_override("train.optim.lr=1e-4")
+    (('train', 'optim', 'lr'), 0.0001)
+    >>> parse_override("dataset.classify.input_map={SolderLight: 0, WhiteLight: 1}")[1]
+    {'SolderLight': 0, 'WhiteLight': 1}
+    >>> parse_override("train.classify.cls_weight=null")[1] is None
+    True
+
+    Raises:
+        ValueError: There is no `=`, no key, or the value is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip("+ "):
+        raise ValueError("is not of the form key=value")
+    path = parse_path(key.lstrip("+ ").rstrip())  # Hydra's +key and ++key add a key; here every key may be given.
+    try:
+        parsed = parse_value(value)
+    except YAMLError as error:
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ValueError(f"has a value that is not YAML ({reason})") from error
+    return path, parsed
+
+
+def parse_value(text: str) -> Any:
+    """Return the value of a YAML flow text: number, text, null, list, mapping.
+
+    >>> parse_value("{a:1,b:[2,3]}")
+    {'a': 1, 'b': [2, 3]}
+    """
+    # Indented under a key, the text keeps its meaning in flow form, and OmegaConf's YAML reads 1e-4 as a number.
+    tree = OmegaConf.to_container(OmegaConf.create(f"value: {text}" if text.strip() else "value: null"), resolve=False)
+    if not isinstance(tree, dict) or list(tree) != ["value"]:
+        raise YAMLError("more than one value")
+    return _hydra(tree["value"])
+
+
+def _hydra(value: Any) -> Any:
+    """Read Hydra's `{a:1}`, which YAML takes for one key without a value."""
+    if isinstance(value, list):
+        return [_hydra(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    read: dict[Any, Any] = {}
+    for name, item in value.items():
+        head, colon, tail = str(name).partition(":")
+        if item is None and colon:
+            read[head] = parse_value(tail)
+        else:
+            read[name] = _hydra(item)
+    return read
+
+
+def apply_override(tree: Tree, path: Path, value: Any) -> None:
+    """Write an override into the tree, in place: a mapping joins a section, and replaces any other value.
+
+    Raises:
+        ValueError: The path leads through a value.
+    """
+    if isinstance(value, dict) and section_at(path) is not None and isinstance(get(tree, path), dict):
+        value = merged(get(tree, path), value)
+    put(tree, path, value)

@@ -1,0 +1,145 @@
+"""`train`: epochs, optimizer, loss, checkpoints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from changenet.spec.section import Integer, Number, Positive, Section
+from changenet.spec.workers import TrainRayWorkers
+
+Loss = Literal["ce", "contrastive"]
+Monitor = Literal[
+    "val_loss",
+    "val_acc",
+    "val_fpr",
+    "val_fnr",
+    "val_far",
+    "val_auroc",
+    "val_average_precision",
+    "train_loss",
+    "train_acc",
+    "train_fpr",
+]
+NotNegative = Annotated[Number, Field(ge=0)]
+GpuIds = tuple[Annotated[Integer, Field(ge=0)], ...]
+
+
+class Cudnn(Section):
+    """`train.cudnn`."""
+
+    benchmark: bool = Field(default=False, description="Let cuDNN try its kernels and keep the fastest.")
+    deterministic: bool = Field(default=True, description="Only kernels that give the same result every time.")
+
+
+class ClassifyTrain(Section):
+    """`train.classify`: the loss."""
+
+    loss: Loss | None = Field(
+        default=None, description="ce (learnable) or contrastive (euclidean). Unset: what fits difference_module."
+    )
+    cls_weight: tuple[NotNegative, ...] | None = Field(
+        default=None, description="Weight of each class in ce, PASS first. Unset: all alike."
+    )
+
+
+class SegmentTrain(Section):
+    """`train.segment`: accepted so that TAO specs load."""
+
+    loss: Literal["ce", "mmiou"] = Field(default="ce", description="Loss of segmentation.")
+    weights: tuple[NotNegative, ...] = Field(default=(0.5, 0.5, 0.5, 0.8, 1.0), description="Weight of each scale.")
+
+
+class Tensorboard(Section):
+    """`train.tensorboard`."""
+
+    enabled: bool = Field(default=True, description="Write TensorBoard events.")
+    infrequent_logging_frequency: Positive = Field(default=1, description="Epochs between pictures and histograms.")
+
+
+class Checkpointer(Section):
+    """`train.checkpointer`: which checkpoints are kept."""
+
+    enable_topk: bool = Field(default=False, description="Keep the best checkpoints only.")
+    replace_periodic: bool = Field(default=False, description="Drop the periodic checkpoints.")
+    monitor: Monitor | None = Field(
+        default=None, description="Metric of the best checkpoint; wins over optim.monitor_name."
+    )
+    mode: Literal["min", "max"] | None = Field(
+        default=None, description="Which way is better. Unset: what fits the metric."
+    )
+    save_top_k: Annotated[Integer, Field(ge=-1)] = Field(default=1, description="How many best checkpoints are kept.")
+    filename: str = Field(default="model_best_{epoch:03d}", description="Name of the best checkpoints.")
+    dirpath: str | None = Field(default=None, description="Folder of the best checkpoints.")
+    auto_insert_metric_name: bool = Field(default=False, description="Put the metric into the name.")
+
+
+class Optim(Section):
+    """`train.optim`: the optimizer and its schedule."""
+
+    optim: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description="The optimizer.")
+    lr: NotNegative = Field(default=0.0005, description="Learning rate at the start (cosine: at its highest).")
+    policy: Literal["linear", "step", "cosine"] = Field(
+        default="linear", description="linear and step fall once an epoch, as TAO; cosine every step."
+    )
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = Field(default=0.9, description="Momentum of sgd.")
+    weight_decay: NotNegative = Field(default=0.1, description="Weight decay.")
+    monitor_name: Monitor = Field(default="val_loss", description="Metric that picks the best checkpoint.")
+    warmup_steps: Annotated[Integer, Field(ge=0)] = Field(
+        default=0, description="Steps in which the learning rate rises from 0."
+    )
+    betas: tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.999), description="Betas of adam and adamw; fixed, as in TAO."
+    )
+
+
+class EarlyStopping(Section):
+    """`train.early_stopping`: stop when the monitored metric no longer gets better (not in TAO)."""
+
+    enable: bool = Field(default=False, description="Stop early.")
+    patience: Positive = Field(default=5, description="Validations without improvement before stopping.")
+    min_delta: NotNegative = Field(default=0.0, description="Smallest change that counts as an improvement.")
+
+
+class Train(Section):
+    """`train`: everything that only training needs."""
+
+    num_gpus: Positive = Field(default=1, description="GPUs a node; the CPU is used where there are none.")
+    gpu_ids: GpuIds = Field(default=(0,), description="The GPUs of this machine to use.")
+    num_nodes: Positive = Field(default=1, description="Machines of the cluster to use.")
+    seed: Integer = Field(default=1234, description="Seed of every random choice; negative = a different one each run.")
+    cudnn: Cudnn = Cudnn()
+    num_epochs: Positive = Field(default=10, description="Passes over the training draw.")
+    checkpoint_interval: Positive = Field(default=1, description="Epochs or steps between checkpoints.")
+    checkpoint_interval_unit: Literal["epoch", "step"] = Field(
+        default="epoch", description="Unit of checkpoint_interval."
+    )
+    validation_interval: Positive = Field(default=1, description="Epochs between validations.")
+    resume_training_checkpoint_path: str | None = Field(
+        default=None,
+        description="Checkpoint to go on from. Unset: the latest one in the train folder, if there is one.",
+    )
+    pretrained_model_path: str | None = Field(
+        default=None, description="Weights of a whole model to start from, at epoch 0."
+    )
+    results_dir: str | None = Field(default=None, description="Output folder of this action. Unset: results_dir/train.")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        default="32-true", description="Number format of training."
+    )
+    sync_batchnorm: bool = Field(default=False, description="Batch statistics over all workers.")
+    use_distributed_sampler: bool = Field(default=False, description="The sampler is always distributed here.")
+    classify: ClassifyTrain = ClassifyTrain()
+    segment: SegmentTrain = SegmentTrain()
+    tensorboard: Tensorboard = Tensorboard()
+    checkpointer: Checkpointer = Checkpointer()
+    optim: Optim = Optim()
+    ray: TrainRayWorkers = TrainRayWorkers()
+    early_stopping: EarlyStopping = EarlyStopping()
+    ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="Decay of a moving average of the weights, which is what is validated and kept."
+    )
+    clip_grad_norm: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None, description="Largest norm of the gradient."
+    )
+    accumulate_grad_batches: Positive = Field(default=1, description="Batches a step of the optimizer.")
