@@ -5,30 +5,35 @@ from __future__ import annotations
 import bisect
 import os
 from functools import lru_cache
+from pathlib import PurePath
 
 
 def missing_hint(path: str, root: str) -> str:
-    """Say what lies in the place of a missing file under `root`; empty when nothing similar does."""
+    """Say what lies in the place of a missing file under `root`; empty when nothing can be said."""
     if "\\" in path:
         return "Separate folders by '/'."
-    place = root
-    relative = os.path.relpath(path, root)
-    for part in relative.split("/"):
+    place, differs = root, False
+    for part in PurePath(os.path.relpath(path, root)).parts:
         names, folded = _listing(place)
-        if part not in names:
-            return _similar(part, place, names, folded)
-        place = f"{place}/{part}"
-    return ""
+        actual = part if _holds(names, part) else folded.get(part.casefold())
+        if actual is None:
+            return _similar(part, place, names)
+        differs = differs or actual != part
+        place = f"{place}/{actual}"
+    return f"There is {place}: upper and lower case differ." if differs else ""
 
 
-def _similar(part: str, place: str, names: tuple[str, ...], folded: dict[str, str]) -> str:
-    if part.casefold() in folded:
-        return f"There is {folded[part.casefold()]!r} in {place}: upper and lower case differ."
-    stem = os.path.splitext(part)[0]  # noqa: PTH122
+def _similar(part: str, place: str, names: tuple[str, ...]) -> str:
+    stem = PurePath(part).stem
     at = bisect.bisect_left(names, stem)
-    if stem and at < len(names) and names[at].startswith(stem):
+    if at < len(names) and names[at].startswith(stem):
         return f"There is {names[at]!r} in {place}: check image_ext and input_map."
     return f"There is no {part!r} in {place}."
+
+
+def _holds(names: tuple[str, ...], name: str) -> bool:
+    at = bisect.bisect_left(names, name)
+    return at < len(names) and names[at] == name
 
 
 @lru_cache(maxsize=16)
