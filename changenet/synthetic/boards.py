@@ -11,8 +11,8 @@ from changenet.synthetic.canvas import HEIGHT, METAL, SIDE, Canvas, Colour, Floa
 from changenet.synthetic.lettering import text_segments, text_width
 from changenet.synthetic.shapes import box, disc, repeat, strokes
 
-BARE_COPPER: Colour = (0.50, 0.25, 0.12)
-SUBSTRATE: Colour = (0.42, 0.36, 0.20)
+BARE_COPPER: Colour = (0.60, 0.27, 0.11)
+SUBSTRATE: Colour = (0.56, 0.49, 0.30)
 COPPER_HEIGHT = 0.45
 
 
@@ -39,24 +39,36 @@ GOLD: Colour = (0.72, 0.50, 0.20)
 TIN: Colour = (0.58, 0.57, 0.54)
 
 BOARDS = (
-    Board("alder", mask=(0.010, 0.085, 0.030), track=(0.030, 0.190, 0.055), finish=GOLD),
-    Board("birch", mask=(0.008, 0.030, 0.120), track=(0.020, 0.085, 0.270), finish=TIN),
-    Board("cedar", mask=(0.022, 0.120, 0.022), track=(0.075, 0.240, 0.045), finish=TIN),
-    Board("damson", mask=(0.150, 0.012, 0.014), track=(0.300, 0.040, 0.032), finish=GOLD),
-    Board("ebony", mask=(0.012, 0.013, 0.014), track=(0.034, 0.035, 0.034), finish=GOLD),
+    Board("alder", mask=(0.006, 0.065, 0.022), track=(0.034, 0.205, 0.060), finish=GOLD),
+    Board("birch", mask=(0.006, 0.022, 0.090), track=(0.024, 0.095, 0.290), finish=TIN),
+    Board("cedar", mask=(0.014, 0.090, 0.014), track=(0.085, 0.260, 0.048), finish=TIN),
+    Board("damson", mask=(0.115, 0.008, 0.010), track=(0.310, 0.042, 0.034), finish=GOLD),
+    Board("ebony", mask=(0.009, 0.010, 0.011), track=(0.050, 0.051, 0.049), finish=GOLD),
 )
 """The designs that are known, most usual first."""
 
 
 @dataclass(frozen=True)
 class Bus:
-    """Parallel straight tracks: `count` of them, `pitch` apart, along u of `frame` from -half_length to half_length."""
+    """Parallel straight tracks along u of `frame`, side by side around v = 0.
+
+    Args:
+        frame: Where they run.
+        width: Of a track.
+        pitch: From one lane to the next.
+        starts: Where each lane begins along u; beyond its end = the lane is not used.
+        ends: Where each lane ends.
+    """
 
     frame: Frame
-    half_length: float
     width: float
-    count: int = 1
-    pitch: float = 5.0
+    pitch: float
+    starts: tuple[float, ...]
+    ends: tuple[float, ...]
+
+    def offset(self, lane: int) -> float:
+        """Return where a lane lies along v."""
+        return (lane - (len(self.ends) - 1) / 2) * self.pitch
 
 
 @dataclass(frozen=True)
@@ -166,13 +178,19 @@ def track_distance(canvas: Canvas, artwork: Artwork) -> Floats:
     """Return the distance (h, w) to the nearest track of the site."""
     nearest: Floats = np.full((canvas.pixels, canvas.pixels), 99, np.float32)
     for bus in artwork.buses:
-        reach = bus.width / 2 + 3.0
-        half = (bus.count - 1) / 2 * bus.pitch + reach
-        patch = canvas.patch(bus.frame, -bus.half_length - reach, -half, bus.half_length + reach, half)
+        margin = bus.width / 2 + 2.0
+        half = bus.offset(len(bus.ends) - 1) + margin
+        patch = canvas.patch(bus.frame, min(bus.starts) - margin, -half, max(bus.ends) + margin, half)
         if patch is None:
             continue
-        v = repeat(patch.v, bus.pitch, bus.count)[0] if bus.count > 1 else patch.v
-        u = np.maximum(np.abs(patch.u) - np.float32(bus.half_length), np.float32(0))
+        if len(bus.ends) == 1:
+            v = patch.v
+            beyond = np.maximum(np.float32(bus.starts[0]) - patch.u, patch.u - np.float32(bus.ends[0]))
+        else:
+            v, lane = repeat(patch.v, bus.pitch, len(bus.ends))
+            starts, ends = np.array(bus.starts, np.float32)[lane], np.array(bus.ends, np.float32)[lane]
+            beyond = np.maximum(starts - patch.u, patch.u - ends)
+        np.maximum(beyond, np.float32(0), out=beyond)
         view = nearest[patch.window]
-        np.minimum(view, np.sqrt(u * u + v * v) - np.float32(bus.width / 2), out=view)
+        np.minimum(view, np.sqrt(beyond * beyond + v * v) - np.float32(bus.width / 2), out=view)
     return nearest

@@ -50,20 +50,20 @@ def good_build(*, joints: int, marking: str, rng: np.random.Generator) -> Build:
         rng: Source of the draw.
     """
     lot = "".join(str(rng.integers(10)) if letter == "#" else letter for letter in marking)
-    specks = int(rng.integers(0, 4))
+    specks = int(rng.integers(0, 3))
     dust = np.column_stack(
         [
             rng.uniform(2, 62, (specks, 2)),
-            rng.uniform(0.35, 0.8, specks),
-            rng.choice([0.04, 0.45, 0.7], specks),
+            rng.uniform(0.3, 0.6, specks),
+            rng.choice([0.04, 0.25, 0.4], specks),
         ]
     )
-    x, y = rng.normal(0, 0.45, 2).clip(-1.0, 1.0)
+    x, y = rng.normal(0, 0.3, 2).clip(-0.7, 0.7)
     return Build(
         solder=np.clip(rng.normal(1.0, 0.07, joints), 0.85, 1.18).astype(np.float32),
-        placement=Frame(float(x), float(y), float(np.clip(rng.normal(0, 0.010), -0.025, 0.025))),
-        silk=(float(rng.normal(0, 0.35)), float(rng.normal(0, 0.35))),
+        placement=Frame(float(x), float(y), float(np.clip(rng.normal(0, 0.008), -0.02, 0.02))),
+        silk=(float(rng.normal(0, 0.25)), float(rng.normal(0, 0.25))),
         specks=dust.astype(np.float32),
         marking=lot,
-        shade=float(rng.uniform(0.88, 1.12)),
+        shade=float(rng.uniform(0.92, 1.08)),
     )

@@ -16,6 +16,7 @@ from changenet.synthetic.sites import Site
 
 SUPERSAMPLING = 2
 GRAIN_SIDE = 1024
+NOISE_VALUES = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Drift:
     noise: float
 
 
-GOLDEN_DRIFT = Drift(shift=0.5, angle=0.25, exposure=0.03, noise=0.010)
-TEST_DRIFT = Drift(shift=1.6, angle=0.8, exposure=0.10, noise=0.016)
+GOLDEN_DRIFT = Drift(shift=0.3, angle=0.15, exposure=0.03, noise=0.008)
+TEST_DRIFT = Drift(shift=1.0, angle=0.4, exposure=0.06, noise=0.012)
 
 
 @lru_cache(maxsize=1)
@@ -50,6 +51,12 @@ def _grain() -> Floats:
     smooth = np.roll(field, 1, 0) + np.roll(field, -1, 0) + np.roll(field, 1, 1) + np.roll(field, -1, 1)
     smooth -= smooth.mean()
     return np.asarray(smooth / smooth.std(), np.float32)
+
+
+@lru_cache(maxsize=1)
+def _noise() -> Floats:
+    """Return standard normal noise to take windows of: drawing it anew would cost as much as drawing the board."""
+    return np.random.default_rng(30).standard_normal(NOISE_VALUES, dtype=np.float32)
 
 
 def take_pictures(
@@ -71,7 +78,7 @@ def take_pictures(
     angle = math.radians(float(rng.uniform(-drift.angle, drift.angle)))
     canvas = Canvas(size * SUPERSAMPLING, Frame(SIDE / 2 + float(x), SIDE / 2 + float(y), angle))
     draw_scene(canvas, site, build)
-    row, column = rng.integers(0, GRAIN_SIDE - canvas.pixels, 2)
+    row, column = rng.integers(0, GRAIN_SIDE - canvas.pixels + 1, 2)
     grain = _grain()[row : row + canvas.pixels, column : column + canvas.pixels]
     canvas.planes[:4] *= np.float32(1) + np.float32(0.06) * grain
     surface = surface_of(canvas, grain)
@@ -84,12 +91,14 @@ def _expose(radiance: Floats, drift: Drift, rng: np.random.Generator) -> np.ndar
     size = light.shape[1]
     gain = np.float32(rng.normal(1.0, drift.exposure)) * rng.normal(1.0, 0.015, 3).astype(np.float32)
     fall = np.linspace(-0.5, 0.5, size, dtype=np.float32)
-    tilt_x, tilt_y = rng.normal(0, 0.06, 2).astype(np.float32)
+    tilt_x, tilt_y = rng.normal(0, 0.04, 2).astype(np.float32)
     flat = np.float32(0.25) * (np.float32(1) + tilt_x * fall[None, :] + tilt_y * fall[:, None])
     light *= gain[:, None, None] * flat
     np.maximum(light, np.float32(0), out=light)
     np.sqrt(light, out=light)
-    light += np.float32(drift.noise) * rng.standard_normal(light.shape, dtype=np.float32)
+    noise = _noise()
+    first = int(rng.integers(len(noise) - light.size))
+    light += np.float32(drift.noise) * noise[first : first + light.size].reshape(light.shape)
     light *= np.float32(255)
     np.clip(light, 0, 255, out=light)
     return np.ascontiguousarray(light.astype(np.uint8).transpose(1, 2, 0))

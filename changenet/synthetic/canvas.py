@@ -74,13 +74,16 @@ class Patch:
         height: float | Floats | None = None,
     ) -> None:
         """Lay a material over the pixels it covers; without a colour only the height changes."""
+        level = isinstance(height, float)
         if colour is not None:
-            value = np.array([*colour, metal], np.float32)[:, None, None]
-            surface = self.planes[:HEIGHT]
-            surface += coverage * (value - surface)
-        if height is not None:
+            value = [*colour, metal, height] if level else [*colour, metal]
+            surface = self.planes[: len(value)]
+            change = np.array(value, np.float32)[:, None, None] - surface
+            change *= coverage
+            surface += change
+        if height is not None and not (level and colour is not None):
             relief = self.planes[HEIGHT]
-            relief += coverage * (np.asarray(height, np.float32) - relief)
+            relief += coverage * (height - relief)
 
     def raise_by(self, coverage: Floats, height: float) -> None:
         """Lift the covered pixels by `height` units above what lies below them."""
@@ -109,24 +112,27 @@ class Canvas:
 
     def patch(self, frame: Frame, left: float, top: float, right: float, bottom: float) -> Patch | None:
         """Return the window that holds the box from (left, top) to (right, bottom) of `frame`; None when out of view."""
-        corners = (frame.point(u, v) for u in (left, right) for v in (top, bottom))
-        seen = [self.camera.local(x, y) for x, y in corners]
-        columns, rows = (self._span([corner[axis] for corner in seen]) for axis in (0, 1))
+        turn = frame.angle - self.camera.angle
+        cos, sin = abs(math.cos(turn)), abs(math.sin(turn))
+        half_u, half_v = (right - left) / 2, (bottom - top) / 2
+        x, y = self.camera.local(*frame.point(left + half_u, top + half_v))
+        columns = self._span(x, cos * half_u + sin * half_v)
+        rows = self._span(y, sin * half_u + cos * half_v)
         if columns.start >= columns.stop or rows.start >= rows.stop:
             return None
         return self._patch(frame, rows, columns)
 
-    def _span(self, places: list[float]) -> slice:
-        first = math.floor((min(places) + SIDE / 2) / self.pixel) - 1
-        last = math.ceil((max(places) + SIDE / 2) / self.pixel) + 1
+    def _span(self, middle: float, half: float) -> slice:
+        first = int((middle - half + SIDE / 2) / self.pixel) - 1
+        last = int((middle + half + SIDE / 2) / self.pixel) + 2
         return slice(max(first, 0), min(last, self.pixels))
 
     def _patch(self, frame: Frame, rows: slice, columns: slice) -> Patch:
         # Both coordinates are linear in column and row, so each costs one outer sum.
         turn = self.camera.angle - frame.angle
-        cos, sin = np.float32(math.cos(turn)), np.float32(math.sin(turn))
+        cos, sin = math.cos(turn), math.sin(turn)
         u0, v0 = frame.local(self.camera.x, self.camera.y)
-        across, down = self._steps[columns], self._steps[rows]
-        u = (cos * across + np.float32(u0))[None, :] - (sin * down)[:, None]
-        v = (sin * across + np.float32(v0))[None, :] + (cos * down)[:, None]
+        across, down = self._steps[columns], self._steps[rows, None]
+        u = (across * cos + u0) - down * sin
+        v = (across * sin + v0) + down * cos
         return Patch((rows, columns), self.planes[:, rows, columns], u, v, self.pixel)

@@ -10,7 +10,7 @@ from changenet.synthetic.boards import Label, draw_label
 from changenet.synthetic.builds import Build
 from changenet.synthetic.canvas import Canvas, Colour, Frame
 from changenet.synthetic.joints import DARK, LEAD, Row, compose, draw_leads
-from changenet.synthetic.shapes import box, disc, dome, rounded_box
+from changenet.synthetic.shapes import box, disc, dome, ramp, repeat, rounded_box
 
 TERMINAL: Colour = (0.60, 0.59, 0.56)
 MARKING: Colour = (0.30, 0.30, 0.29)
@@ -121,9 +121,9 @@ def _draw_package(canvas: Canvas, component: Component, frame: Frame, build: Bui
     if patch is None:
         return
     outline = rounded_box(patch.u, patch.v, half_u, half_v, 0.5)
-    bevel = np.clip(outline * np.float32(-1 / 1.4), 0, 1)
+    bevel = ramp(outline, 1.4)
     height = np.float32(thickness) * (np.float32(0.62) + np.float32(0.38) * bevel)
-    patch.paint(patch.cover(outline), _shaded(component.body, build.shade), metal=0.04, height=height)
+    patch.paint(patch.cover(outline), _shaded(component.body, build.shade), metal=0.02, height=height)
     if component.mark == "dot":
         inset = min(half_u, half_v)
         dimple = disc(patch.u + np.float32(half_u - inset * 0.42), patch.v - np.float32(half_v - inset * 0.42), 1.5)
@@ -142,15 +142,13 @@ def _draw_package(canvas: Canvas, component: Component, frame: Frame, build: Bui
 
 def _draw_pins(canvas: Canvas, component: Component, frame: Frame) -> None:
     for row in component.rows:
-        place = compose(frame, row.frame)
-        for joint in range(row.count):
-            pin = place.then(row.middle, row.offset(joint))
-            patch = canvas.patch(pin, -2.5, -2.5, 2.5, 2.5)
-            if patch is None:
-                continue
-            patch.paint(patch.cover(disc(patch.u, patch.v, 2.1)), DARK, height=1.2)
-            tip = rounded_box(patch.u, patch.v, 1.45, 1.45, 0.5)
-            patch.paint(patch.cover(tip), LEAD, metal=0.9, height=np.float32(3.0) + dome(tip, 1.4))
+        patch = canvas.patch(compose(frame, row.frame), *row.reach(1.0))
+        if patch is None:
+            continue
+        u, v = patch.u - np.float32(row.middle), repeat(patch.v, row.pitch, row.count)[0]
+        patch.paint(patch.cover(disc(u, v, 2.1)), DARK, height=1.2)
+        tip = rounded_box(u, v, 1.45, 1.45, 0.5)
+        patch.paint(patch.cover(tip), LEAD, metal=0.9, height=np.float32(3.0) + dome(tip, 1.4))
 
 
 def chip_part(rng: np.random.Generator) -> Component:
@@ -193,8 +191,8 @@ def leaded_part(rng: np.random.Generator) -> Component:
             Row(Frame(-half_u, 0.0, np.pi), 2, half_v * 1.26, **shape),
         )
         return Component("leaded", "Q", half_u, half_v, 6.0, black, rows, "1A##", mark="")
-    count = int(rng.integers(3, 6))
-    pitch = float(rng.uniform(9.0, 11.0)) if count < 5 else float(rng.uniform(8.2, 9.2))
+    count = int(rng.integers(3, 5))
+    pitch = float(rng.uniform(10.0, 12.5))
     half_u, half_v = float(rng.uniform(11.0, 14.0)), (count - 1) / 2 * pitch + float(rng.uniform(4.0, 5.5))
     width = pitch * 0.56
     shape = {"near": 3.0, "far": 11.0, "width": width, "lead": width * 0.72, "rise": 4.5, "toe": 7.4}
@@ -206,8 +204,8 @@ def leaded_part(rng: np.random.Generator) -> Component:
 def corner_part(rng: np.random.Generator) -> Component:
     """Draw the corner of a large quad package: leads on two sides, the rest of it outside the picture."""
     black = (float(rng.uniform(0.010, 0.025)),) * 3
-    pitch = float(rng.uniform(6.4, 7.4))
-    half, count = 27.0, 7
+    pitch = float(rng.uniform(7.2, 8.2))
+    half, count = 27.0, 6
     width = pitch * 0.56
     shape = {"near": 2.6, "far": 10.5, "width": width, "lead": width * 0.70, "rise": 4.5, "toe": 7.0}
     rows = (

@@ -22,8 +22,8 @@ def missing(_site: Site, build: Build, _rng: np.random.Generator) -> Build:
 
 
 def shifted(_site: Site, build: Build, rng: np.random.Generator) -> Build:
-    """The part lies 5 to 8 units off its place."""
-    angle, distance = rng.uniform(0, 2 * math.pi), rng.uniform(5.0, 8.0)
+    """The part lies 6 to 9.5 units off its place."""
+    angle, distance = rng.uniform(0, 2 * math.pi), rng.uniform(6.0, 9.5)
     place = build.placement
     return replace(
         build,
@@ -34,8 +34,8 @@ def shifted(_site: Site, build: Build, rng: np.random.Generator) -> Build:
 
 
 def rotated(_site: Site, build: Build, rng: np.random.Generator) -> Build:
-    """The part is turned by 14 to 40 degrees."""
-    angle = math.radians(float(rng.choice([-1, 1]) * rng.uniform(14, 40)))
+    """The part is turned by 20 to 45 degrees."""
+    angle = math.radians(float(rng.choice([-1, 1]) * rng.uniform(20, 45)))
     return replace(build, placement=Frame(build.placement.x, build.placement.y, angle))
 
 
@@ -47,7 +47,7 @@ def tombstone(_site: Site, build: Build, rng: np.random.Generator) -> Build:
 def bridge(site: Site, build: Build, rng: np.random.Generator) -> Build:
     """Solder joins two neighbouring joints."""
     row, first = _neighbours(site)[int(rng.integers(len(_neighbours(site))))]
-    return replace(build, bridges=((first, float(rng.uniform(0.6, 0.85)) * (row[1] - row[0])),))
+    return replace(build, bridges=((first, float(rng.uniform(0.7, 0.95)) * (row[1] - row[0])),))
 
 
 def insufficient(site: Site, build: Build, rng: np.random.Generator) -> Build:
@@ -60,21 +60,21 @@ def insufficient(site: Site, build: Build, rng: np.random.Generator) -> Build:
 
 
 def open_trace(site: Site, build: Build, rng: np.random.Generator) -> Build:
-    """A track is interrupted by 4 to 6.5 units."""
+    """A track is interrupted by 6 to 9 units."""
     places = track_places(site)
     frame, width = places[int(rng.integers(len(places)))]
-    return replace(build, gap=Break(frame, float(rng.uniform(2.0, 3.2)), width / 2 + 0.8))
+    return replace(build, gap=Break(frame, float(rng.uniform(3.0, 4.5)), width / 2 + 0.8))
 
 
 def scratch(site: Site, build: Build, rng: np.random.Generator) -> Build:
-    """A sharp object went 24 to 44 units across the board and bared what lies below the mask."""
+    """A sharp object went 30 to 50 units across the board and bared what lies below the mask."""
     best: Floats | None = None
     most = -1
     for _ in range(12):
         x, y = rng.uniform(8, SIDE - 8, 2)
         heading = rng.uniform(0, 2 * math.pi)
         points = [(x, y)]
-        for length in rng.dirichlet((4.0, 4.0, 4.0)) * rng.uniform(24, 44):
+        for length in rng.dirichlet((4.0, 4.0, 4.0)) * rng.uniform(30, 50):
             heading += rng.normal(0, 0.22)
             x, y = x + length * math.cos(heading), y + length * math.sin(heading)
             points.append((x, y))
@@ -118,10 +118,9 @@ def track_places(site: Site) -> list[tuple[Frame, float]]:
     """Return places along the tracks where a break would be seen, each with the track's width."""
     places = []
     for bus in site.artwork.buses:
-        for lane in range(bus.count):
-            v = (lane - (bus.count - 1) / 2) * bus.pitch
-            for u in np.arange(-bus.half_length + 3.5, bus.half_length - 3.5, 2.0):
-                place = bus.frame.then(float(u), v)
+        for lane, (start, end) in enumerate(zip(bus.starts, bus.ends, strict=True)):
+            for u in np.arange(max(start, -SIDE) + 4.5, min(end, SIDE) - 4.5, 2.0):
+                place = bus.frame.then(float(u), bus.offset(lane))
                 if site.hidden(place.x, place.y, 3.0) or _covered(site, place):
                     continue
                 places.append((place, bus.width))

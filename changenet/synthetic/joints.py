@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from changenet.synthetic.boards import BARE_COPPER, COPPER_HEIGHT, Board
-from changenet.synthetic.canvas import Canvas, Colour, Floats, Frame
-from changenet.synthetic.shapes import box, dome, ramp, repeat, rounded_box
+from changenet.synthetic.canvas import HEIGHT, Canvas, Colour, Floats, Frame, Patch
+from changenet.synthetic.shapes import box, clamp, dome, ramp, repeat, rounded_box
 
 SOLDER: Colour = (0.62, 0.62, 0.61)
 LEAD: Colour = (0.50, 0.49, 0.46)
 DARK: Colour = (0.010, 0.010, 0.011)
+
+STARVED = 0.5
+"""A joint with less of its nominal solder does not wet its pad."""
 
 
 @dataclass(frozen=True)
@@ -66,71 +70,79 @@ def compose(outer: Frame, inner: Frame) -> Frame:
     return outer.then(inner.x, inner.y, inner.angle)
 
 
-def draw_pads(canvas: Canvas, board: Board, frame: Frame, row: Row, *, ring: bool) -> None:
-    """Paint the pads of a row, or only the mask ring that keeps the copper plane away from them."""
-    patch = canvas.patch(frame, *row.reach(3.0))
+@dataclass(frozen=True)
+class Pads:
+    """A row as it is seen: everything that its pads and its solder have in common.
+
+    Args:
+        row: The joints.
+        patch: The window, in the row's frame.
+        joint: Number of the nearest joint (h, w).
+        distance: Distance to the nearest pad (h, w).
+    """
+
+    row: Row
+    patch: Patch
+    joint: NDArray[np.intp]
+    distance: Floats
+
+
+def see_pads(canvas: Canvas, frame: Frame, row: Row) -> Pads | None:
+    """Find the pads of a row whose frame lies at `frame` on the board; None when they are out of view."""
+    patch = canvas.patch(frame, *row.reach(2.2))
     if patch is None:
-        return
-    v = repeat(patch.v, row.pitch, row.count)[0]
+        return None
+    v, joint = repeat(patch.v, row.pitch, row.count)
     distance = rounded_box(patch.u - np.float32(row.middle), v, (row.far - row.near) / 2, row.width / 2, row.corner)
-    if ring:
-        patch.paint(patch.cover(distance - np.float32(1.3)), board.mask, height=0.0)
-    else:
-        patch.paint(patch.cover(distance), board.finish, metal=0.85, height=COPPER_HEIGHT)
+    return Pads(row, patch, joint, distance)
 
 
-def draw_solder(
-    canvas: Canvas, frame: Frame, row: Row, amounts: Floats, bridges: tuple[tuple[int, float], ...], *, occupied: bool
-) -> None:
+def draw_rings(pads: Pads, board: Board) -> None:
+    """Paint the ring of mask that keeps a copper plane away from the pads."""
+    pads.patch.paint(pads.patch.cover(pads.distance - np.float32(1.3)), board.mask, height=0.0)
+
+
+def draw_pads(pads: Pads, board: Board) -> None:
+    """Paint the plated pads."""
+    pads.patch.paint(pads.patch.cover(pads.distance), board.finish, metal=0.85, height=COPPER_HEIGHT)
+
+
+def draw_solder(pads: Pads, amounts: Floats, bridges: tuple[tuple[int, float], ...], *, occupied: bool) -> None:
     """Paint the solder of a row.
 
     Args:
-        canvas: What is painted on.
-        frame: The row's frame on the board.
-        row: The joints.
+        pads: Where it lies.
         amounts: Solder at each joint (count,); below about 0.5 the joint is starved and shows copper.
         bridges: Joints that are bridged to the next one, with the bridge's width in units.
         occupied: Whether a lead or terminal is there for the solder to climb; else it forms a low cushion.
     """
-    patch = canvas.patch(frame, *row.reach(2.5))
-    if patch is None:
-        return
-    v, joint = repeat(patch.v, row.pitch, row.count)
-    amount = amounts.astype(np.float32)[joint]
-    u = patch.u - np.float32(row.middle)
-    pad = rounded_box(u, v, (row.far - row.near) / 2, row.width / 2, row.corner)
-    if (amounts < 0.5).any():
-        starved = patch.cover(pad) * (amount < 0.5)
-        patch.paint(starved, BARE_COPPER, metal=0.45, height=COPPER_HEIGHT)
-    distance = pad + (np.float32(1) - amount) * np.float32(row.width * 0.62)
-    cushion = dome(distance, row.width * 0.5)
-    height = np.float32(COPPER_HEIGHT) + amount * np.float32(0.9) * cushion
+    row, patch = pads.row, pads.patch
+    amount = amounts[pads.joint]
+    if (amounts < STARVED).any():
+        patch.paint(patch.cover(pads.distance) * (amount < STARVED), BARE_COPPER, metal=0.45, height=COPPER_HEIGHT)
+    distance = pads.distance + (np.float32(1) - amount) * np.float32(row.width * 0.62)
+    height = np.float32(COPPER_HEIGHT) + amount * np.float32(0.9) * dome(distance, row.width * 0.5)
     if occupied:
-        fall = np.clip((np.float32(row.far) - patch.u) / np.float32(row.far - row.toe), 0, 1)
+        fall = clamp((np.float32(row.far) - patch.u) * np.float32(1 / (row.far - row.toe)))
         height += amount * np.float32(row.rise * 0.55) * fall * fall * ramp(distance, row.width * 0.3)
     patch.paint(patch.cover(distance), SOLDER, metal=1.0, height=height)
     for first, width in bridges:
-        blob = rounded_box(
-            u,
-            patch.v - np.float32(row.offset(first + 0.5)),
-            width / 2,
-            row.pitch / 2 + 0.6,
-            min(width, row.pitch) / 2.2,
-        )
+        v = patch.v - np.float32(row.offset(first + 0.5))
+        corner = min(width, row.pitch) / 2.2
+        blob = rounded_box(patch.u - np.float32(row.middle), v, width / 2, row.pitch / 2 + 0.6, corner)
         height = np.float32(COPPER_HEIGHT + 0.3) + np.float32(1.3) * dome(blob, width * 0.5)
-        patch.paint(patch.cover(blob), SOLDER, metal=1.0, height=np.maximum(height, patch.planes[-1]))
+        patch.paint(patch.cover(blob), SOLDER, metal=1.0, height=np.maximum(height, patch.planes[HEIGHT]))
 
 
 def draw_leads(canvas: Canvas, frame: Frame, row: Row) -> None:
     """Paint the gull-wing leads of a row: a shoulder at the body, a slope, and a flat foot on the pad."""
-    left, top, right, bottom = row.reach(1.0)
-    patch = canvas.patch(frame, left, top, right, bottom)
+    patch = canvas.patch(frame, *row.reach(1.0))
     if patch is None:
         return
     v = repeat(patch.v, row.pitch, row.count)[0]
     length = row.toe + 0.5
     distance = box(patch.u - np.float32(length / 2 - 0.5), v, length / 2, row.lead / 2)
-    down = np.clip((patch.u - np.float32(row.toe * 0.22)) / np.float32(row.toe * 0.33), 0, 1)
+    down = clamp((patch.u - np.float32(row.toe * 0.22)) * np.float32(1 / (row.toe * 0.33)))
     down = down * down * (np.float32(3) - np.float32(2) * down)
     height = np.float32(row.rise) + (np.float32(1.5) - np.float32(row.rise)) * down
     patch.paint(patch.cover(distance), LEAD, metal=0.9, height=height + np.float32(0.3) * dome(distance, 0.8))

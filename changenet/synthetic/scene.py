@@ -8,7 +8,7 @@ from changenet.synthetic.boards import COPPER_HEIGHT, SUBSTRATE, Board, Label, d
 from changenet.synthetic.builds import Build
 from changenet.synthetic.canvas import Canvas, Floats, Frame
 from changenet.synthetic.components import Component, draw_part
-from changenet.synthetic.joints import compose, draw_pads, draw_solder
+from changenet.synthetic.joints import compose, draw_pads, draw_rings, draw_solder, see_pads
 from changenet.synthetic.shapes import box, disc, rounded_box, strokes
 from changenet.synthetic.sites import Site
 
@@ -17,12 +17,13 @@ def draw_scene(canvas: Canvas, site: Site, build: Build) -> None:
     """Paint everything that lies on the board at a site, in the order in which it got there."""
     board, component, artwork = site.board, site.component, site.artwork
     distance = draw_board(canvas, board, artwork, gap=build.gap)
-    rows = [(row, compose(site.frame, row.frame)) for row in component.rows]
-    for row, frame in rows:
-        draw_pads(canvas, board, frame, row, ring=True)
+    views = [see_pads(canvas, compose(site.frame, row.frame), row) for row in component.rows]
+    seen = [view for view in views if view is not None]
+    for pads in seen:
+        draw_rings(pads, board)
     draw_tracks(canvas, board, artwork, distance)
-    for row, frame in rows:
-        draw_pads(canvas, board, frame, row, ring=False)
+    for pads in seen:
+        draw_pads(pads, board)
     silk = Frame(site.frame.x + build.silk[0], site.frame.y + build.silk[1], site.frame.angle)
     _draw_outline(canvas, board, component, silk)
     for label in artwork.labels:
@@ -31,13 +32,13 @@ def draw_scene(canvas: Canvas, site: Site, build: Build) -> None:
     if build.scratch is not None:
         _draw_scratch(canvas, build.scratch)
     first = 0
-    for row, frame in rows:
-        bridges = tuple((joint - first, width) for joint, width in build.bridges if first <= joint < first + row.count)
-        amounts = build.solder[first : first + row.count]
-        occupied = build.present and component.family != "header"
-        if build.standing:
-            occupied = occupied and (first == 0) == (build.standing > 0)
-        draw_solder(canvas, frame, row, amounts, bridges, occupied=occupied)
+    for row, view in zip(component.rows, views, strict=True):
+        if view is not None:
+            last = first + row.count
+            bridges = tuple((joint - first, width) for joint, width in build.bridges if first <= joint < last)
+            climbs = not build.standing or (first == 0) == (build.standing > 0)
+            occupied = build.present and component.family != "header" and climbs
+            draw_solder(view, build.solder[first:last], bridges, occupied=occupied)
         first += row.count
     if build.present:
         draw_part(canvas, component, site.frame, build)
@@ -71,11 +72,11 @@ def _draw_scratch(canvas: Canvas, chain: Floats) -> None:
         return
     distance = strokes(patch.u, patch.v, segments)
     copper = patch.planes[-1] > COPPER_HEIGHT * 0.5
-    groove = patch.cover(distance - np.float32(0.55))
+    groove = patch.cover(distance - np.float32(0.75))
     patch.paint(groove * ~copper, SUBSTRATE)
     patch.paint(groove * copper, (0.62, 0.36, 0.18), metal=0.5)
     patch.raise_by(groove, -0.4)
-    burr = patch.cover(np.abs(distance - np.float32(0.95)) - np.float32(0.3))
+    burr = patch.cover(np.abs(distance - np.float32(1.15)) - np.float32(0.3))
     patch.raise_by(burr, 0.25)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from changenet.synthetic.canvas import Floats
 
@@ -40,7 +41,7 @@ def strokes(u: Floats, v: Floats, segments: Floats) -> Floats:
     return np.sqrt(nearest)
 
 
-def repeat(v: Floats, pitch: float, count: int) -> tuple[Floats, np.ndarray]:
+def repeat(v: Floats, pitch: float, count: int) -> tuple[Floats, NDArray[np.intp]]:
     """Fold a coordinate so that one shape appears `count` times, centred; also say which copy each pixel belongs to.
 
     >>> folded, copy = repeat(np.float32([-5.0, 0.5, 5.5]), 5.0, 3)
@@ -48,8 +49,14 @@ def repeat(v: Floats, pitch: float, count: int) -> tuple[Floats, np.ndarray]:
     ([0.0, 0.5, 0.5], [0, 1, 2])
     """
     middle = np.float32((count - 1) / 2)
-    nearest = np.clip(np.rint(v / np.float32(pitch) + middle), 0, count - 1)
-    return v - (nearest - middle) * np.float32(pitch), nearest.astype(np.intp)
+    nearest = np.rint(v * np.float32(1 / pitch) + middle)
+    np.maximum(nearest, np.float32(0), out=nearest)
+    np.minimum(nearest, np.float32(count - 1), out=nearest)
+    copy = nearest.astype(np.intp)
+    nearest -= middle
+    nearest *= np.float32(-pitch)
+    nearest += v
+    return nearest, copy
 
 
 def clamp(values: Floats) -> Floats:

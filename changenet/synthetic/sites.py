@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from changenet.synthetic.boards import Artwork, Board, Bus, Label, Via
 from changenet.synthetic.canvas import SIDE, Frame
 from changenet.synthetic.components import Component, chip_part, corner_part, header_part, leaded_part
-from changenet.synthetic.joints import compose
+
+Floats64: TypeAlias = NDArray[np.float64]
+
+FAR = 90.0
+"""Beyond the picture from wherever one starts, in units."""
 
 MAKERS = (chip_part, leaded_part, chip_part, corner_part, chip_part, leaded_part, header_part)
 """Kinds of component in the order in which a board's sites get them."""
@@ -76,28 +82,28 @@ def _stand(component: Component, rng: np.random.Generator) -> Frame:
 
 def _route(component: Component, frame: Frame, rng: np.random.Generator) -> tuple[tuple[Bus, ...], tuple[Via, ...]]:
     """Lead tracks out of about two thirds of the pads, and through the free stretches of the picture."""
-    width = float(rng.uniform(2.2, 3.4))
+    width = float(rng.uniform(2.6, 3.8))
     buses: list[Bus] = []
     vias: list[Via] = []
     tented = bool(rng.random() < 0.4)
     for row in component.rows:
-        place = compose(frame, row.frame)
-        bend = float(rng.uniform(4.0, 9.0))
+        place = frame.then(row.frame.x, row.frame.y, row.frame.angle)
+        knee = float(rng.uniform(4.0, 9.0))
         turn = float(rng.choice([-1, 0, 1])) * math.pi / 4
-        via_every = int(rng.integers(2, 4))
-        for joint in range(row.count):
-            if rng.random() < 0.25:
-                continue
-            start = place.then(row.middle, row.offset(joint))
-            first = bend if row.count < 2 else bend + 0.4 * row.pitch * (joint if turn < 0 else row.count - joint)
-            buses.append(_track(start, first, width))
-            knee = start.then(first, 0.0, turn)
-            length = 60.0
-            if joint % via_every == 1 or (row.count == 1 and rng.random() < 0.5):
-                length = float(rng.uniform(4.0, 11.0))
-                end = knee.then(length, 0.0)
-                vias.append(Via(end.x, end.y, float(rng.uniform(2.3, 3.0)), tented))
-            buses.append(_track(knee, length, width))
+        used = rng.random(row.count) < 0.75
+        short = (rng.random(row.count) < 0.4) & used
+        ends = np.where(short, rng.uniform(4.0, 11.0, row.count), 60.0)
+        near, far = np.where(used, 0.0, FAR), np.where(used, knee, -FAR)
+        buses.append(_bus(place.then(row.middle, 0.0), width, row.pitch, near, far))
+        # Behind the knee the lanes run on side by side, each beginning where its first stretch ended.
+        sideways = np.array([row.offset(joint) for joint in range(row.count)])
+        along = sideways * math.sin(turn)
+        starts, ends = np.where(used, along, FAR), np.where(used, along + ends, -FAR)
+        second = place.then(row.middle + knee, 0.0, turn)
+        buses.append(_bus(second, width, row.pitch * math.cos(turn), starts, ends))
+        for joint in np.flatnonzero(short):
+            x, y = second.point(float(ends[joint]), float(sideways[joint] * math.cos(turn)))
+            vias.append(Via(x, y, float(rng.uniform(2.3, 3.0)), tented))
     half_u, half_v = component.extent
     # Tracks that pass by, where the part leaves room beside it.
     for side in (-1.0, 1.0):
@@ -105,7 +111,7 @@ def _route(component: Component, frame: Frame, rng: np.random.Generator) -> tupl
         if room > 9.0 and rng.random() < 0.8:
             count, pitch = int(rng.integers(1, 3 if room < 14 else 4)), width * float(rng.uniform(1.9, 2.3))
             across = side * (half_v + 4.5 + (count - 1) / 2 * pitch + float(rng.uniform(0, max(room - 14.0, 0.5))))
-            buses.append(Bus(frame.then(0.0, across), 60.0, width, count, pitch))
+            buses.append(_bus(frame.then(0.0, across), width, pitch, np.full(count, -FAR), np.full(count, FAR)))
     while len(vias) < 2:
         x, y = rng.uniform(4.0, SIDE - 4.0, 2)
         u, v = frame.local(float(x), float(y))
@@ -114,14 +120,14 @@ def _route(component: Component, frame: Frame, rng: np.random.Generator) -> tupl
     return tuple(buses), tuple(vias)
 
 
-def _track(start: Frame, length: float, width: float) -> Bus:
-    return Bus(start.then(length / 2, 0.0), length / 2, width)
+def _bus(frame: Frame, width: float, pitch: float, starts: Floats64, ends: Floats64) -> Bus:
+    return Bus(frame, width, pitch, tuple(starts.tolist()), tuple(ends.tolist()))
 
 
 def _label(name: str, component: Component, frame: Frame, rng: np.random.Generator) -> tuple[Label, ...]:
     half_u, half_v = component.extent
     height = float(rng.uniform(5.2, 6.4))
-    choices = [frame.then(0.0, sign * (half_v + height * 0.5 + 2.2)) for sign in (-1.0, 1.0)] + [
+    choices = [frame.then(0.0, sign * (half_v + height * 0.5 + 3.0)) for sign in (-1.0, 1.0)] + [
         frame.then(sign * (half_u + height * 0.5 + 1.5), 0.0, math.pi / 2) for sign in (-1.0, 1.0)
     ]
     inside = [place for place in choices if 5.0 < place.x < SIDE - 5.0 and 5.0 < place.y < SIDE - 5.0]
