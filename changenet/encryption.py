@@ -74,8 +74,6 @@ class _Header:
         return header
 
     def cipher(self, passphrase: str) -> AESGCM:
-        if not passphrase:
-            raise CheckpointError("encryption_key is empty", fix="Give a passphrase, or null for files in the clear.")
         derivation = Scrypt(salt=self.salt, length=32, n=1 << self.log2_cost, r=self.block_size, p=self.parallelism)
         return AESGCM(derivation.derive(passphrase.encode("utf-8")))
 
@@ -91,11 +89,13 @@ class SealedWriter(io.RawIOBase):
 
     Args:
         file: An open binary file; only its `write` is used.
-        passphrase: The encryption key as the user knows it.
+        passphrase: The encryption key as the user knows it; not empty.
         header: The costs and random values of the file; the default draws fresh ones.
     """
 
     def __init__(self, file: IO[bytes], passphrase: str, *, header: _Header | None = None) -> None:
+        if not passphrase:
+            raise CheckpointError("the encryption key is empty", fix="Set encryption_key, or null for no encryption.")
         self._file = file
         self._header = header or _Header()
         self._cipher = self._header.cipher(passphrase)
@@ -134,7 +134,7 @@ class SealedWriter(io.RawIOBase):
         self._buffer.clear()
 
 
-def read_sealed(file: IO[bytes], passphrase: str, *, where: str = "") -> io.BytesIO:
+def read_sealed(file: IO[bytes], passphrase: str | None, *, where: str = "") -> io.BytesIO:
     """Return the content of a sealed file, in memory, once every byte of it has been verified.
 
     Args:
@@ -143,8 +143,10 @@ def read_sealed(file: IO[bytes], passphrase: str, *, where: str = "") -> io.Byte
         where: The name of the file in errors.
 
     Raises:
-        CheckpointError: Not a sealed file, another passphrase, or any byte changed, missing or added.
+        CheckpointError: Not a sealed file, no or another passphrase, or any byte changed, missing or added.
     """
+    if not passphrase:
+        raise CheckpointError("encrypted, and there is no key", where=where, fix="Set encryption_key.")
     packed = file.read(_HEADER.size)
     header = _Header.unpack(packed, where)
     cipher = header.cipher(passphrase)
@@ -175,7 +177,7 @@ def seal(content: bytes, passphrase: str) -> bytes:
     return sealed.getvalue()
 
 
-def unseal(content: bytes, passphrase: str, *, where: str = "") -> bytes:
+def unseal(content: bytes, passphrase: str | None, *, where: str = "") -> bytes:
     """Return what `seal` was given (raises as `read_sealed`)."""
     return read_sealed(io.BytesIO(content), passphrase, where=where).getvalue()
 
@@ -197,10 +199,10 @@ def write_model(path: str | os.PathLike[str], encryption_key: str | None) -> Ite
 
     Args:
         path: File or URI.
-        encryption_key: The passphrase; None writes in the clear.
+        encryption_key: The passphrase; None or empty writes in the clear.
     """
     with storage.atomic_write(path) as file:
-        if encryption_key is None:
+        if not encryption_key:
             yield file
         else:
             with SealedWriter(file, encryption_key) as sealed:
@@ -215,12 +217,10 @@ def read_model(path: str | os.PathLike[str], encryption_key: str | None) -> io.B
     """
     try:
         with fsspec.open(str(path), "rb") as file:
-            if file.read(len(MAGIC)) != MAGIC:
-                file.seek(0)
-                return io.BytesIO(file.read())
-            if encryption_key is None:
-                raise CheckpointError("encrypted, and there is no key", where=str(path), fix="Set encryption_key.")
+            sealed = file.read(len(MAGIC)) == MAGIC
             file.seek(0)
+            if not sealed:
+                return io.BytesIO(file.read())
             return read_sealed(file, encryption_key, where=str(path))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise CheckpointError("no such file", where=str(path), fix="Check the path.") from error

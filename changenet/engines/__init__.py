@@ -1,0 +1,61 @@
+"""Engines run a trained network: one interface, one module a runtime.
+
+A checkpoint runs in PyTorch; a bundle runs in ONNX Runtime, without torch being imported.
+"""
+
+from __future__ import annotations
+
+from changenet.bundle import Bundle, is_bundle, read_bundle
+from changenet.description import ModelDescription
+from changenet.engines.interface import Arrays, Engine
+from changenet.errors import CheckpointError, EngineError
+
+__all__ = ["ENGINES", "Arrays", "Engine", "load_engine"]
+
+ENGINES = ("auto", "onnxruntime", "torch")
+
+
+def load_engine(
+    path: str,
+    engine: str = "auto",
+    *,
+    encryption_key: str | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+) -> tuple[Engine, ModelDescription, Bundle | None]:
+    """Open a checkpoint or a bundle with the engine asked for.
+
+    Args:
+        path: A checkpoint file or a bundle folder (path or URI).
+        engine: One of `ENGINES`; `auto` takes `onnxruntime` for a bundle and `torch` for a checkpoint.
+        encryption_key: Opens encrypted model files.
+        threads: CPU threads of one call; None leaves the runtime's own choice. PyTorch's are the whole process's.
+        device: Where PyTorch runs, e.g. `cuda`.
+
+    Returns:
+        The engine, what the model says about itself, and the bundle, where it is one.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, locked or of a newer format.
+        EngineError: The engine is unknown, needs a package that is missing, or cannot run this kind of file.
+    """
+    if engine not in ENGINES:
+        raise EngineError(f"there is no engine {engine!r}", fix=f"Choose one of {', '.join(ENGINES)}.")
+    if is_bundle(path):
+        if engine == "torch":
+            what = "a bundle holds ONNX graphs, which the torch engine cannot run"
+            raise EngineError(what, where=path, fix="Give the checkpoint, or the engine onnxruntime.")
+        from changenet.engines.onnxruntime import OnnxRuntimeEngine
+
+        bundle = read_bundle(path, encryption_key=encryption_key)
+        return OnnxRuntimeEngine.from_bundle(bundle, threads=threads), bundle.manifest.description, bundle
+    if path.endswith(".onnx"):
+        what = "an ONNX file alone has neither preprocessing nor threshold"
+        raise CheckpointError(what, where=path, fix="Give the bundle folder that export wrote beside it.")
+    if engine == "onnxruntime":
+        raise EngineError("onnxruntime needs a bundle", where=path, fix="Run changenet export and give its bundle.")
+    from changenet.engines.torch import TorchEngine
+    from changenet.training.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path, encryption_key=encryption_key)
+    return TorchEngine.from_checkpoint(checkpoint, threads=threads, device=device), checkpoint.description, None

@@ -1,0 +1,86 @@
+"""What every engine can do: batches of NumPy arrays in, NumPy arrays out, split where a golden's work can be kept."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+Arrays: TypeAlias = tuple[Array, ...]
+
+
+class Engine(ABC):
+    """A loaded network.
+
+    Args:
+        name: The runtime.
+        device: Where it runs, in the runtime's own words.
+        precision: Of the weights: `fp32` …
+        multiclass: Whether the outputs are real classes; otherwise only index 1 means defect.
+    """
+
+    def __init__(self, *, name: str, device: str, precision: str, multiclass: bool) -> None:
+        self.name = name
+        self.device = device
+        self.precision = precision
+        self.multiclass = multiclass
+
+    @abstractmethod
+    def encode(self, pictures: NDArray[np.uint8]) -> Arrays:
+        """Return the features of pictures uint8 (B, 3, H, W): a level an array, or the one embedding."""
+
+    @abstractmethod
+    def prepare_golden(self, features: Sequence[Array]) -> Arrays:
+        """Return the goldens' share of the comparison from their features; worth keeping."""
+
+    @abstractmethod
+    def compare(self, test_features: Sequence[Array], golden_halves: Sequence[Array]) -> NDArray[np.float32]:
+        """Return logits (B, C) or distances (B,)."""
+
+    @abstractmethod
+    def pair(self, test: NDArray[np.float32], golden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the output for normalised pictures, both float32 (B, 3, H, W): TAO's graph."""
+
+    def output(self, test: NDArray[np.uint8], golden: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return logits (B, C) or distances (B,) for pictures uint8 (B, 3, H, W), with one encoder call."""
+        pairs = len(test)
+        features = self.encode(np.concatenate([test, golden]))
+        halves = self.prepare_golden([level[pairs:] for level in features])
+        return self.compare([level[:pairs] for level in features], halves)
+
+    def scores(self, output: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return how defective each pair looks, (B,): the distance (>= 0) or a probability (0-1)."""
+        return scores(output, multiclass=self.multiclass)
+
+    def score(self, test: NDArray[np.uint8], golden: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the scores (B,) of pairs of pictures uint8 (B, 3, H, W)."""
+        return self.scores(self.output(test, golden))
+
+
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the softmax of logits (B, C).
+
+    >>> probabilities(np.zeros((1, 2), np.float32))
+    array([[0.5, 0.5]], dtype=float32)
+    """
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+    chances: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return chances.astype(np.float32)
+
+
+def scores(output: NDArray[np.float32], *, multiclass: bool) -> NDArray[np.float32]:
+    """Return the scores (B,) of an output: distances (B,) as they are, logits (B, C) as 1 - P(PASS).
+
+    Args:
+        output: Distances (B,) or logits (B, C).
+        multiclass: False takes P(index 1), as TAO does whatever C is.
+    """
+    if output.ndim == 1:
+        return output
+    chances = probabilities(output)
+    wanted: NDArray[np.float32] = chances[:, 1:].sum(axis=1) if multiclass else chances[:, 1]
+    return wanted

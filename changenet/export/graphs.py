@@ -1,0 +1,214 @@
+"""The ONNX graphs of a network: encoder, golden, comparator, and the pair graph that is made of them.
+
+The encoder, which costs nearly all the time, is traced once, for normalised floats; `encoder.onnx` puts the traced
+`Normalise` before it and `pair.onnx` joins it with the other two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx.compose
+import onnx.parser
+import torch
+from torch import Tensor, nn
+
+from changenet.errors import EngineError
+
+if TYPE_CHECKING:
+    from changenet.model.network import ChangeNet
+
+logger = logging.getLogger(__name__)
+
+MIN_OPSET = 18
+ONNX_LIMIT = 2**31  # bytes of one protobuf message
+_EXAMPLES = 2  # a batch of one would be frozen into the graph as a constant
+
+
+class _Encode(nn.Module):
+    def __init__(self, network: ChangeNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, normalised: Tensor) -> tuple[Tensor, ...]:
+        return self.network.encode(normalised)
+
+
+class _PrepareGolden(_Encode):
+    def forward(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return self.network.prepare_golden(features)
+
+
+class _Compare(_Encode):
+    def forward(self, test: tuple[Tensor, ...], golden: tuple[Tensor, ...]) -> Tensor:  # type: ignore[override]
+        return self.network.compare(test, golden)
+
+
+def supported_opset(asked: int) -> int:
+    """Return the opset to use: the exporter's smallest one, with a message, where less is asked for."""
+    if asked >= MIN_OPSET:
+        return asked
+    logger.warning("export.opset_version %d is raised to %d, the smallest one that can be written.", asked, MIN_OPSET)
+    return MIN_OPSET
+
+
+@torch.inference_mode(False)
+def export_graphs(network: ChangeNet, *, opset: int = MIN_OPSET, batch_size: int = -1) -> dict[str, onnx.ModelProto]:
+    """Return file name to graph; every graph takes any batch.
+
+    Args:
+        network: On the CPU; put into evaluation mode.
+        opset: At least `MIN_OPSET`.
+        batch_size: Of `pair.onnx`; -1 = any. The graphs of the split road always take any.
+
+    Raises:
+        EngineError: The weights do not fit into one ONNX file.
+    """
+    weights = sum(each.numel() * each.element_size() for each in network.state_dict().values())
+    if weights >= ONNX_LIMIT:
+        what = f"an ONNX file holds less than {ONNX_LIMIT >> 30} GiB, and the weights are {weights / 2**30:.1f} GiB"
+        raise EngineError(what, fix="Use a smaller encoder, or serve the checkpoint.")
+    network.eval()
+    # Two different pictures: the exporter takes one tensor given twice for one input.
+    pictures = [torch.randint(0, 256, (_EXAMPLES, 3, *network.image_size), dtype=torch.uint8) for _ in range(2)]
+    with torch.no_grad():
+        test, golden = (network.encode(network.normalise(picture)) for picture in pictures)
+        halves = network.prepare_golden(golden)
+    features = [f"features_{level}" for level in range(len(test))]
+    test_names = [f"test_{level}" for level in range(len(test))]
+    golden_names = [f"golden_{level}" for level in range(len(test))]
+    normalised = network.normalise(pictures[0])
+    body = _trace("encoder", _Encode(network), (normalised,), ["normalised"], features, opset)
+    normalise = _trace("normalise", network.normalise, (pictures[0],), ["picture"], ["normalised"], opset)
+    comparator = _trace(
+        "comparator", _Compare(network), (test, halves), [*test_names, *golden_names], ["output"], opset
+    )
+    graphs = {"encoder.onnx": _join(normalise, body, ["normalised"]), "comparator.onnx": comparator}
+    if network.difference_module == "learnable":
+        graphs["golden.onnx"] = _trace("golden", _PrepareGolden(network), (test,), features, golden_names, opset)
+    graphs["pair.onnx"] = _pair_graph(body, graphs.get("golden.onnx"), comparator, network.image_size, len(test))
+    if batch_size > 0:
+        _fix_batch(graphs["pair.onnx"], batch_size)
+    for graph in graphs.values():
+        onnx.checker.check_model(graph)
+    return graphs
+
+
+def _trace(
+    part: str,
+    module: nn.Module,
+    examples: tuple[Tensor | tuple[Tensor, ...], ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    opset: int,
+) -> onnx.ModelProto:
+    """Trace a module with a free batch on every input; inner names begin with the name of the part."""
+    batch = {0: torch.export.Dim("batch", min=1)}
+    free = tuple(tuple(batch for _ in each) if isinstance(each, tuple) else batch for each in examples)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module.eval(),
+            examples,
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes=free,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            verbose=False,
+        )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    # The exporter notes source lines, with the paths of this machine, at every node.
+    del model.graph.metadata_props[:]
+    del model.graph.value_info[:]
+    for each in [*model.graph.node, *model.graph.input, *model.graph.output]:
+        del each.metadata_props[:]
+        each.doc_string = ""
+    model.graph.name = part
+    return onnx.compose.add_prefix(model, f"{part}/", rename_inputs=False, rename_outputs=False, inplace=True)
+
+
+def _pair_graph(
+    body: onnx.ModelProto,
+    golden: onnx.ModelProto | None,
+    comparator: onnx.ModelProto,
+    image_size: tuple[int, int],
+    levels: int,
+) -> onnx.ModelProto:
+    """Join the parts as `ChangeNet.forward` does: one encoder call for test and golden together."""
+    picture = f"float[batch, 3, {image_size[0]}, {image_size[1]}]"
+    stack = _parse(
+        body,
+        f"stack ({picture} input_1, {picture} input_2) => ({picture} normalised, int64[1] pairs)",
+        "normalised = Concat <axis = 0> (input_1, input_2)",
+        "pairs = Shape <start = 0, end = 1> (input_1)",
+    )
+    prefix = "" if golden is None else "of_golden_"
+    halves = [f"{prefix}features_{level}" if golden is not None else f"golden_{level}" for level in range(levels)]
+    types = [_type_of(output) for output in body.graph.output]
+    takes = ", ".join(f"{types[level]} features_{level}" for level in range(levels))
+    gives = ", ".join(f"{types[level]} test_{level}, {types[level]} {halves[level]}" for level in range(levels))
+    split = _parse(
+        body,
+        f"split (int64[1] pairs, {takes}) => ({gives})",
+        "first = Constant <value_ints = [0]> ()",
+        "end = Constant <value_ints = [9223372036854775807]> ()",
+        *[f"test_{level} = Slice (features_{level}, first, pairs, first)" for level in range(levels)],
+        *[f"{halves[level]} = Slice (features_{level}, pairs, end, first)" for level in range(levels)],
+    )
+    features = [f"features_{level}" for level in range(levels)]
+    model = _join(stack, body, ["normalised"])
+    model = _join(model, split, ["pairs", *features])
+    if golden is not None:
+        renamed = onnx.compose.add_prefix(golden, prefix, rename_outputs=False)
+        model = _join(model, renamed, [f"{prefix}{name}" for name in features])
+    model = _join(model, comparator, [graph_input.name for graph_input in comparator.graph.input])
+    model.graph.name = "pair"
+    return model
+
+
+def _parse(like: onnx.ModelProto, signature: str, *nodes: str) -> onnx.ModelProto:
+    """Return a graph in ONNX's own text form, in the versions of another."""
+    opset = next(each.version for each in like.opset_import if not each.domain)
+    body = "\n".join(nodes)
+    text = f'<ir_version: {like.ir_version}, opset_import: ["" : {opset}]>\n{signature} {{\n{body}\n}}'
+    return onnx.parser.parse_model(text)
+
+
+def _type_of(value: onnx.ValueInfoProto) -> str:
+    sides = [side.dim_param or str(side.dim_value) for side in value.type.tensor_type.shape.dim]
+    return f"float[{', '.join(sides)}]"
+
+
+def _join(first: onnx.ModelProto, second: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """Feed outputs of one graph to the inputs of the same names of another."""
+    joined: onnx.ModelProto = onnx.compose.merge_models(first, second, io_map=[(name, name) for name in names])
+    del joined.graph.value_info[:]  # they call the batch of both pictures of a pair by the name of one
+    joined.graph.doc_string = ""
+    return joined
+
+
+def _fix_batch(model: onnx.ModelProto, batch_size: int) -> None:
+    for value in [*model.graph.input, *model.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_value = batch_size
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes to its developers from the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)

@@ -1,0 +1,261 @@
+"""The one road from pictures to a verdict: decode, combine the lights, run the network, compare with the threshold.
+
+inspector = changenet.load("results/export/bundle")
+inspector.inspect("board_17/C12.jpg", "golden/C12.jpg").prediction
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from changenet.bundle import Bundle
+from changenet.data.images import MAX_PIXELS, PictureSource, decode_picture
+from changenet.description import BINARY_CLASSES, ModelDescription
+from changenet.engines import Engine, load_engine
+from changenet.engines.interface import probabilities
+from changenet.errors import DataError, EngineError, Problem
+from changenet.evaluation.metrics import predict
+
+Picture: TypeAlias = PictureSource | Mapping[str, PictureSource]
+"""A path, encoded bytes, a Pillow picture or an array (H, W[, 3]); with several lights a mapping of light to these."""
+
+Goldens: TypeAlias = Picture | Sequence[Picture]
+Pixels: TypeAlias = NDArray[np.uint8]
+
+BATCH = 16
+SELFTEST_TOLERANCE = 1e-4  # of |score difference| / max(1, |score|)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The decision on one pair.
+
+    Args:
+        score: How different the pair is: a distance >= 0 (euclidean) or a probability 0-1 (learnable).
+        threshold: The pair fails when its score is strictly greater.
+        prediction: `PASS` or `FAIL`; with real classes `PASS` or the class of the defect.
+    """
+
+    score: float
+    threshold: float
+    prediction: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the part is good."""
+        return not self.score > self.threshold
+
+
+class Inspector:
+    """A loaded network that judges pairs; make one with `Inspector.load` or `changenet.load`.
+
+    Args:
+        engine: Runs the network.
+        description: What the network says about itself; its threshold decides.
+        bundle: Where the network came from, if from a bundle.
+    """
+
+    def __init__(self, engine: Engine, description: ModelDescription, *, bundle: Bundle | None = None) -> None:
+        self.engine = engine
+        self.description = description
+        self.bundle = bundle
+
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        engine: str = "auto",
+        *,
+        encryption_key: str | None = None,
+        threads: int | None = None,
+        device: str = "cpu",
+    ) -> Inspector:
+        """Open a checkpoint or a bundle: arguments and errors as `changenet.engines.load_engine`."""
+        loaded, description, bundle = load_engine(
+            path, engine, encryption_key=encryption_key, threads=threads, device=device
+        )
+        return cls(loaded, description, bundle=bundle)
+
+    @property
+    def engine_name(self) -> str:
+        """The runtime: `torch` or `onnxruntime`."""
+        return self.engine.name
+
+    def with_threshold(self, value: float) -> Inspector:
+        """Return an inspector that shares the network and decides by another threshold."""
+        threshold = replace(self.description.threshold, value=value, policy="margin", target=None, interval=None)
+        return Inspector(self.engine, self.description.with_threshold(threshold), bundle=self.bundle)
+
+    def inspect(self, test: Picture, golden: Goldens) -> Verdict:
+        """Judge one pair.
+
+        Args:
+            test: The picture of the part.
+            golden: The picture of a good one, or as many as the network compares with; fewer are used in turn.
+
+        Raises:
+            DataError: A picture is missing or unreadable, or lights or goldens do not fit: all problems at once.
+        """
+        (verdict,) = self.inspect_many([(test, golden)])
+        return verdict
+
+    def inspect_many(self, pairs: Iterable[tuple[Picture, Goldens]], *, batch_size: int = BATCH) -> list[Verdict]:
+        """Judge pairs, in their order (raises as `inspect`, naming the pair's number, from 0)."""
+        return [verdict for batch in _batched(enumerate(pairs), batch_size) for verdict in self._judge(batch)]
+
+    def inspect_prepared(self, test: Pixels, goldens: Sequence[Pixels]) -> Verdict:
+        """Judge one pair of pictures that `prepare_picture` returned; goldens as for `inspect`."""
+        (verdict,) = self.inspect_arrays(test[None], self._stack_goldens(goldens)[None])
+        return verdict
+
+    def inspect_arrays(self, test: Pixels, golden: Pixels) -> list[Verdict]:
+        """Judge prepared pairs: test uint8 (B, 3, H, W), golden (B, 3, H, W) or (B, N, 3, H, W)."""
+        output = self._output(test, golden)
+        return self.verdicts(output) if output is not None else []
+
+    def score_arrays(self, test: Pixels, golden: Pixels) -> NDArray[np.float32]:
+        """Return the scores (B,) of prepared pairs (shapes as `inspect_arrays`)."""
+        output = self._output(test, golden)
+        return self.engine.scores(output) if output is not None else np.zeros(0, np.float32)
+
+    def verdicts(self, output: NDArray[np.float32]) -> list[Verdict]:
+        """Decide on the engine's output: distances (B,) or logits (B, C)."""
+        # The shortest decimals that name the float32 score: the number that a CSV file or JSON shows.
+        scores = [float(str(score)) for score in self.engine.scores(output)]
+        real_classes = self.description.classes != BINARY_CLASSES
+        predictions = self.decide(scores, probabilities(output) if real_classes else None)
+        threshold = self.description.threshold.value
+        return [Verdict(*each) for each in zip(scores, [threshold] * len(scores), predictions, strict=True)]
+
+    def decide(
+        self, scores: Sequence[float] | NDArray[np.floating], chances: NDArray[np.float32] | None = None
+    ) -> list[str]:
+        """Return the prediction for each score; with class probabilities (B, C) the class of a defect."""
+        decided = predict(scores, self.description.threshold, classes=self.description.classes, probabilities=chances)
+        return [str(each) for each in decided]
+
+    def prepare_picture(self, picture: Picture, *, where: str = "", max_pixels: int = MAX_PIXELS) -> Pixels:
+        """Return the network's input for one picture: uint8 (3, H, W).
+
+        Args:
+            picture: One picture, or a mapping of every light to its picture.
+            where: What errors call it.
+            max_pixels: Limit on the pixels of each light, before it is decoded.
+
+        Raises:
+            DataError: A light is missing or unknown, or its picture cannot be used: all problems at once. When only one
+                picture is wrong, the `PictureError` that says what kind of trouble it is.
+        """
+        lights = self.description.layout.lights
+        by_light = picture if isinstance(picture, Mapping) else {"": picture}
+        if lights != ("",) and not isinstance(picture, Mapping):
+            raise DataError(
+                "one picture, but the network compares several lights"
+                if len(lights) > 1
+                else "a picture without light",
+                where=where,
+                fix=f"Give a mapping of each light to its picture: {', '.join(lights)}.",
+            )
+        problems = [
+            Problem(f"no picture of the light {light!r}", where, f"Give {', '.join(map(repr, lights))}.")
+            for light in lights
+            if light not in by_light
+        ]
+        problems += [
+            Problem(f"there is no light {light!r}", where, f"Give {', '.join(map(repr, lights))}.")
+            for light in by_light
+            if light not in lights
+        ]
+        decoded, errors = [], []
+        for light in lights:
+            try:
+                if light in by_light:
+                    place = " ".join(filter(None, (where, light)))
+                    decoded.append(decode_picture(by_light[light], where=place, max_pixels=max_pixels))
+            except DataError as error:
+                errors.append(error)
+        if len(errors) == 1 and not problems:
+            raise errors[0]
+        problems += [problem for error in errors for problem in error.problems]
+        if problems:
+            raise DataError(problems)
+        return self.description.layout.combine(decoded)
+
+    def self_test(self) -> float:
+        """Score the pairs stored in the bundle and return the largest error; 0 for a checkpoint, which has none.
+
+        Raises:
+            EngineError: This machine computes other scores than the one that exported the bundle.
+        """
+        if self.bundle is None:
+            return 0.0
+        stored = self.bundle.selftest()
+        scores = self.engine.score(stored.test, stored.golden)
+        error = float(np.max(np.abs(scores - stored.scores) / np.maximum(1, np.abs(stored.scores))))
+        if not error <= SELFTEST_TOLERANCE:
+            raise EngineError(
+                f"{self.engine.name} is off by {error:.1e} on the bundle's self-test (allowed {SELFTEST_TOLERANCE:.0e})",
+                where=self.bundle.folder,
+                fix="Export the bundle again with the packages of this machine.",
+            )
+        return error
+
+    def _judge(self, batch: Sequence[tuple[int, tuple[Picture, Goldens]]]) -> list[Verdict]:
+        tests, goldens, problems = [], [], []
+        for number, (test, golden) in batch:
+            many = list(golden) if isinstance(golden, (list, tuple)) else [golden]
+            prepared = []
+            for role, picture in [("test", test), *(("golden", each) for each in many)]:
+                try:
+                    prepared.append(self.prepare_picture(picture, where=_place(number, role, picture)))
+                except DataError as error:
+                    problems += error.problems
+            try:
+                stacked = self._stack_goldens(prepared[1:]) if len(prepared) == 1 + len(many) else None
+            except DataError as error:
+                problems += error.problems
+            else:
+                if stacked is not None:
+                    tests.append(prepared[0])
+                    goldens.append(stacked)
+        if problems:
+            raise DataError(problems)
+        return self.inspect_arrays(np.stack(tests), np.stack(goldens))
+
+    def _stack_goldens(self, goldens: Sequence[Pixels]) -> Pixels:
+        """Return (3, H, W), or (N, 3, H, W) for a network that compares with N goldens."""
+        wanted = self.description.num_golden
+        if not 1 <= len(goldens) <= wanted:
+            raise DataError(f"{len(goldens)} goldens for a network that compares with {wanted}", fix="Give fewer.")
+        return goldens[0] if wanted == 1 else np.stack(list(islice(cycle(goldens), wanted)))
+
+    def _output(self, test: Pixels, golden: Pixels) -> NDArray[np.float32] | None:
+        """Return the engine's output, None for no pairs."""
+        shape, wanted = self.description.layout.shape, self.description.num_golden
+        if golden.ndim == 5 and golden.shape[1] == wanted == 1:
+            golden = golden[:, 0]
+        expected = (len(test), *shape) if wanted == 1 else (len(test), wanted, *shape)
+        for name, array, fitting in (("test", test, (len(test), *shape)), ("golden", golden, expected)):
+            if array.dtype != np.uint8 or array.shape != fitting:
+                what = f"{name} is an array {array.shape} of {array.dtype}, not {fitting} of uint8"
+                raise DataError(what, fix="Use prepare_picture.")
+        return self.engine.output(test, golden) if len(test) else None
+
+
+def _place(number: int, role: str, picture: Picture) -> str:
+    name = f" {picture}" if isinstance(picture, str) else ""
+    return f"pair {number}: {role}{name}"
+
+
+def _batched(
+    pairs: Iterable[tuple[int, tuple[Picture, Goldens]]], size: int
+) -> Iterator[list[tuple[int, tuple[Picture, Goldens]]]]:
+    remaining = iter(pairs)
+    while batch := list(islice(remaining, size)):
+        yield batch
