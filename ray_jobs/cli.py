@@ -28,7 +28,7 @@ class Verbs(typer.core.TyperGroup):
             for problem in error.problems:
                 err.print(f"error: {problem}", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(2) from None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # SIGINT; SIGTERM, which Ray turns into an exit
             err.print("Interrupted. What was finished is kept; run the same command again to go on.")
             raise typer.Exit(1) from None
 
@@ -169,7 +169,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback(help=HELP)
 def options(
-    version: Annotated[  # noqa: ARG001 - its callback does the work
+    version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
 ) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 
-# Ray reads these when it is imported or started; nothing about a user's run leaves the machine.
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+# Read by Ray and by OpenMP when a process starts; a local Ray hands them on to its workers.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing about a user's run leaves the machine
+    # Threads that wait without spinning: on a shared machine spinning ones slow each other down many times over.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 def connect(address: str | None = None) -> None:
@@ -16,19 +18,19 @@ def connect(address: str | None = None) -> None:
 
     A Ray that this process is already connected to is kept.
     """
+    os.environ.update(ENVIRONMENT)
     import ray
 
     if ray.is_initialized():
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
-    local = {"include_dashboard": False} if target == "local" else {}
+    local = target == "local"
     ray.init(
         address=target,
-        configure_logging=True,
         logging_level=logging.ERROR,
-        log_to_driver=True,
-        runtime_env={"env_vars": {"RAY_USAGE_STATS_ENABLED": "0"}},
-        **local,
+        log_to_driver=False,  # the board of ray_jobs.follow shows what a user needs
+        include_dashboard=False if local else None,
+        runtime_env=None if local else {"env_vars": ENVIRONMENT},
     )
 
 

@@ -15,6 +15,7 @@ from changenet.spec import Experiment
 from ray_jobs import cluster
 from ray_jobs.action import Action
 from ray_jobs.console import out, result_table
+from ray_jobs.follow import follow
 
 logger = logging.getLogger(__name__)
 
@@ -92,30 +93,30 @@ def _fit(experiment: Experiment, action: Action, checkpoint: str | None) -> None
 
     cpus, gpus = cluster.cluster_resources()
     workers = plan_workers(experiment, cpus=cpus, gpus=gpus)
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={
+    scaling = ray.train.ScalingConfig(
+        num_workers=workers.count,
+        use_gpu=workers.use_gpu,
+        resources_per_worker={"CPU": workers.cpus, **workers.resources},
+    )
+    run_config = ray.train.RunConfig(
+        # A name of its own each time: a run goes on from our checkpoint, never from a snapshot of some Ray version.
+        name=time.strftime("%Y%m%d-%H%M%S"),
+        storage_path=experiment.train.ray.storage_path or storage.absolute(action.path(".ray")),
+        failure_config=ray.train.FailureConfig(max_failures=experiment.train.ray.max_failures),
+    )
+    with follow("Starting workers") as board:
+        config = {
             "experiment": experiment,
             "folder": storage.absolute(action.folder),
             "checkpoint": checkpoint,
             "threads": max(1, int(workers.cpus)),
-        },
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers.count,
-            use_gpu=workers.use_gpu,
-            resources_per_worker={"CPU": workers.cpus, **workers.resources},
-        ),
-        run_config=ray.train.RunConfig(
-            # A name of its own each time: a run goes on from our checkpoint, never from a snapshot of some Ray version.
-            name=time.strftime("%Y%m%d-%H%M%S"),
-            storage_path=experiment.train.ray.storage_path or storage.absolute(action.path(".ray")),
-            failure_config=ray.train.FailureConfig(max_failures=experiment.train.ray.max_failures),
-        ),
-    )
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise _cause(error) from error
+            "board": board,
+        }
+        trainer = TorchTrainer(train_worker, train_loop_config=config, scaling_config=scaling, run_config=run_config)
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise _cause(error) from error
 
 
 def _cause(error: BaseException) -> BaseException:

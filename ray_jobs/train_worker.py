@@ -13,7 +13,6 @@ import numpy as np
 import ray.train
 import ray.train.torch
 import torch
-from ray.experimental import tqdm_ray
 from torch import distributed
 
 from changenet import factory, storage
@@ -25,6 +24,7 @@ from changenet.spec import Experiment
 from changenet.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from changenet.training.loop import Batches, EpochResult, predict, train_epoch
 from changenet.training.state import Progress
+from ray_jobs.follow import log_to
 from ray_jobs.train_log import TrainLog
 
 LATEST = "changenet_model_classify_latest.pth"
@@ -36,8 +36,8 @@ def train_worker(config: dict[str, Any]) -> None:
     """Train from a checkpoint, or from the start, to the last epoch.
 
     Args:
-        config: `experiment` (the spec), `folder` (RESULTS/train), `checkpoint` (a file to go on from, or None) and
-            `threads` (CPU threads of this worker).
+        config: `experiment` (the spec), `folder` (RESULTS/train), `checkpoint` (a file to go on from, or None),
+            `threads` (CPU threads of this worker) and `board` (where progress is shown).
     """
     _TrainingRun(**config).run()
 
@@ -45,10 +45,14 @@ def train_worker(config: dict[str, Any]) -> None:
 class _TrainingRun:
     """One rank's part of a run. Rank 0 alone writes files; every rank reports equally often (Ray's barrier)."""
 
-    def __init__(self, *, experiment: Experiment, folder: str, checkpoint: str | None, threads: int) -> None:
+    def __init__(
+        self, *, experiment: Experiment, folder: str, checkpoint: str | None, threads: int, board: Any
+    ) -> None:
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        self.experiment, self.settings, self.folder = experiment, experiment.train, folder
+        self.experiment, self.settings, self.folder, self.board = experiment, experiment.train, folder, board
+        if self.rank == 0:
+            log_to(board)
         self.device = ray.train.torch.get_device()
         torch.set_num_threads(threads)
         factory.seed_process(experiment, rank=self.rank)
@@ -82,12 +86,12 @@ class _TrainingRun:
         )
         self.log = None
         if self.rank == 0:
-            board = self.settings.tensorboard
+            tensorboard = self.settings.tensorboard
             self.log = TrainLog(
                 folder,
                 num_epochs=self.settings.num_epochs,
-                tensorboard=board.enabled,
-                every=board.infrequent_logging_frequency,
+                tensorboard=tensorboard.enabled,
+                every=tensorboard.infrequent_logging_frequency,
             )
 
     @property
@@ -142,14 +146,16 @@ class _TrainingRun:
     def _train(self, epoch: int) -> EpochResult:
         skipped = self.progress.batch
         batches: Batches = self.loader.epoch(epoch, skip=skipped)
-        bar = tqdm_ray.tqdm(desc=f"Epoch {epoch + 1}/{self.settings.num_epochs}", total=self.loader.batches_per_epoch)
-        bar.update(skipped)
+        title = f"Training, epoch {epoch + 1} of {self.settings.num_epochs}"
+        before = epoch * self.loader.batches_per_epoch
+        total = self.settings.num_epochs * self.loader.batches_per_epoch
         every = self.settings.checkpoint_interval
         by_step = self.settings.checkpoint_interval_unit == "step"
 
         def after_batch(number: int, stepped: bool) -> None:
             self.progress.batch = skipped + number + 1
-            bar.update(1)
+            if self.rank == 0:
+                self.board.show.remote(title, before + self.progress.batch, total)
             if not stepped:
                 return
             self.progress.step += 1
@@ -161,23 +167,20 @@ class _TrainingRun:
 
         if self.log is not None:
             batches = self.log.watch(epoch, batches)
-        try:
-            return train_epoch(
-                self.trained,
-                batches,
-                normalise=self.network.normalise,
-                loss=self.loss,
-                optimizer=self.stateful.optimizer,
-                schedule=self.stateful.schedule,
-                scaler=self.stateful.scaler,
-                device=self.device,
-                precision=self.settings.precision,
-                accumulate=self.settings.accumulate_grad_batches,
-                clip_norm=self.settings.clip_grad_norm,
-                after_batch=after_batch,
-            )
-        finally:
-            bar.close()
+        return train_epoch(
+            self.trained,
+            batches,
+            normalise=self.network.normalise,
+            loss=self.loss,
+            optimizer=self.stateful.optimizer,
+            schedule=self.stateful.schedule,
+            scaler=self.stateful.scaler,
+            device=self.device,
+            precision=self.settings.precision,
+            accumulate=self.settings.accumulate_grad_batches,
+            clip_norm=self.settings.clip_grad_norm,
+            after_batch=after_batch,
+        )
 
     def _validate(self) -> dict[str, Any]:
         """Score the validation set, fit the threshold, and note both in the description that checkpoints carry."""

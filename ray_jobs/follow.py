@@ -1,0 +1,99 @@
+"""How a run's workers show their progress and their log records on the terminal of the driver.
+
+Ray forwards everything that its processes print; that is chatter to a user. Workers send what matters to one small
+actor instead, and the driver shows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_jobs.console import progress
+
+PERIOD = 0.3  # seconds between two looks
+
+
+@dataclass
+class Board:
+    """The state of the bar, and the records nobody has read yet. Lives in an actor."""
+
+    title: str = ""
+    done: int = 0
+    total: int | None = None
+    records: list[tuple[str, int, str]] = field(default_factory=list)
+
+    def show(self, title: str, done: int, total: int) -> None:
+        """Set the bar."""
+        self.title, self.done, self.total = title, done, total
+
+    def log(self, name: str, level: int, message: str) -> None:
+        """Keep a log record for the driver."""
+        self.records.append((name, level, message))
+
+    def take(self) -> tuple[str, int, int | None, list[tuple[str, int, str]]]:
+        """Return the bar, and the records since the last call."""
+        records, self.records = self.records, []
+        return self.title, self.done, self.total, records
+
+
+@contextlib.contextmanager
+def follow(title: str) -> Iterator[Any]:
+    """Give workers a board, and show what they write on it until the block ends.
+
+    Yields:
+        The actor's handle, to be sent to the workers: `board.show.remote(title, done, total)`.
+    """
+    import ray
+
+    board = ray.remote(num_cpus=0)(Board).remote()
+    ended = threading.Event()
+    with progress() as bar:
+        task = bar.add_task(title, total=None)
+
+        def look() -> None:
+            shown, done, total, records = ray.get(board.take.remote())
+            for name, level, message in records:
+                logging.getLogger(name).log(level, "%s", message)
+            if total is not None:
+                bar.update(task, description=shown, completed=done, total=total)
+
+        def watch() -> None:
+            while not ended.wait(PERIOD):
+                with contextlib.suppress(ray.exceptions.RayError):  # it may go before us when Ray is shut down
+                    look()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield board
+        finally:
+            ended.set()
+            watcher.join()
+            with contextlib.suppress(ray.exceptions.RayError):
+                look()
+
+
+class BoardHandler(logging.Handler):
+    """Sends log records of a worker to the board."""
+
+    def __init__(self, board: Any) -> None:
+        super().__init__()
+        self._board = board
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record; nothing waits for it."""
+        self._board.log.remote(record.name, record.levelno, record.getMessage())
+
+
+def log_to(board: Any) -> None:
+    """Send this process's records of our own packages to the board, and nothing else."""
+    for package in ("changenet", "ray_jobs"):
+        logger = logging.getLogger(package)
+        logger.handlers = [BoardHandler(board)]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
