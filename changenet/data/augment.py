@@ -20,6 +20,7 @@ from changenet.torchvision_compat import transforms
 _CROP_SCALE = (0.8, 1.2)  # of the area (TAO); a square that does not fit is drawn again
 _CROP_ATTEMPTS = 10
 _MAX_BLUR = 1.0  # pixels, standard deviation
+_LEAST_BLUR = 0.25  # below, the neighbours together weigh less than half a grey level
 
 
 class PairAugmentation:
@@ -178,11 +179,9 @@ def shift(pictures: Tensor, down: int, right: int) -> Tensor:
 
 
 def _blur(batch: Tensor, deviation: float) -> Tensor:
-    radius = math.ceil(3.0 * deviation)
-    if radius == 0 or deviation < 0.1:  # below that the neighbours' weight rounds to nothing
-        return batch
-    radius = min(radius, (min(batch.shape[-2:]) - 1))  # reflection needs a picture larger than the kernel's half
-    if radius < 1:
+    # The kernel's half must be smaller than the picture, whose edge is mirrored.
+    radius = min(math.ceil(3.0 * deviation), min(batch.shape[-2:]) - 1)
+    if deviation < _LEAST_BLUR or radius < 1:
         return batch
     size = 2 * radius + 1
     blurred: Tensor = transforms.functional.gaussian_blur(batch, [size, size], [deviation, deviation])
