@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from changenet.model.network import ChangeNet
+
+LITE = "timm/tf_efficientnet_lite0"
+SIZE = (32, 48)
+
+
+@pytest.fixture
+def make_network() -> Callable[..., ChangeNet]:
+    """Build a small network with seeded weights, whose norms are no identities, in evaluation mode."""
+
+    def make(**changes: Any) -> ChangeNet:
+        torch.manual_seed(0)
+        settings = {"image_size": SIZE, "embed_dim": 8, "embed_dec": 6, **changes}
+        network = ChangeNet(**settings)
+        with torch.no_grad():
+            for module in network.modules():
+                if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                    module.running_mean.uniform_(-0.1, 0.1)
+                    module.running_var.uniform_(0.8, 1.2)
+        return network.eval()
+
+    return make
+
+
+@pytest.fixture
+def pictures() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """Return (test, golden): seeded normalised noise (B, 3, H, W)."""
+
+    def make(batch: int = 2, size: tuple[int, int] = SIZE, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        test, golden = torch.randn(2, batch, 3, *size, generator=generator)
+        return test, golden
+
+    return make
