@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from changenet.spec.section import BatchSize, Fraction, Integer, Positive, Section
+from changenet.spec.section import BatchSize, Integer, Number, Positive, Section
 from changenet.spec.train import GpuIds
 from changenet.spec.workers import RayWorkers
 
@@ -41,7 +41,7 @@ class ThresholdChoice(Section):
         default=None,
         description="margin = eval_margin; recall = fitted on validation. Unset: margin if eval_margin is given.",
     )
-    target: Annotated[Fraction, Field(gt=0)] | None = Field(
+    target: Annotated[Number, Field(gt=0, le=1)] | None = Field(
         default=None, description="Recall that policy recall must reach. Unset: 1.0, every defect found."
     )
 

@@ -104,12 +104,16 @@ def _lights(experiment: Experiment) -> Iterator[Finding]:
         )
         return
     columns, rows = data.grid_map.x, data.grid_map.y
+    keys = (f"{DATA}.grid_map", f"{DATA}.num_input", f"{DATA}.input_map", f"{DATA}.concat_type")
     if data.concat_type == "grid" and count > 1 and columns * rows != count:
         yield Finding(
-            (f"{DATA}.grid_map", f"{DATA}.num_input", f"{DATA}.input_map", f"{DATA}.concat_type"),
+            keys,
             f"is {columns} x {rows} = {columns * rows} places, but there are {count} lights",
             "Columns times rows must be the number of lights; or use concat_type linear.",
         )
+    elif data.concat_type == "grid" and count > 1 and count % 2:
+        # TAO lays an odd number of lights out linearly without a word.
+        yield Finding((keys[-1], *keys[:-1]), f"is 'grid', but {count} lights are an odd number", "Use linear.")
 
 
 def _intervals(experiment: Experiment) -> Iterator[Finding]:

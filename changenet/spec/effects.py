@@ -11,7 +11,7 @@ from typing import Any
 
 from changenet.spec import encoders
 from changenet.spec.experiment import Experiment
-from changenet.spec.keys import Key, all_keys, plain
+from changenet.spec.keys import all_keys, plain
 from changenet.spec.tree import get, parse_path
 
 Condition = Callable[[Experiment], bool]
@@ -49,10 +49,15 @@ class WithoutEffect:
     quiet: tuple[Any, ...] = ()
     when: Condition = _always
 
-    def keys(self) -> list[Key]:
-        """Return the keys that it covers."""
-        inside = (f"{self.path}.", f"{self.path}[].")
-        return [key for key in all_keys().values() if key.path == self.path or key.path.startswith(inside)]
+    @property
+    def unconditional(self) -> bool:
+        """Whether the key changes nothing in any spec."""
+        return self.when is _always
+
+    def defaults(self) -> dict[str, Any]:
+        """Return the default of every key that it covers; a list of sections is one key."""
+        covered = [key for key in all_keys().values() if f"{key.path}.".startswith(f"{self.path}.")]
+        return {key.path.split("[]")[0]: [] if "[]" in key.path else key.default for key in covered}
 
 
 YET = "this version does not do it yet"
@@ -80,6 +85,14 @@ TABLE: tuple[WithoutEffect, ...] = (
     WithoutEffect(
         "model.classify.train_margin_euclid", "the learnable comparison has no contrastive loss", when=_learnable
     ),
+    WithoutEffect(
+        "model.classify.eval_margin",
+        "evaluate.threshold.policy is recall",
+        when=lambda e: e.evaluate.threshold.policy == "recall",
+    ),
+    WithoutEffect(
+        "evaluate.threshold.target", "the threshold policy is margin", when=lambda e: e.threshold_policy == "margin"
+    ),
     WithoutEffect("model.precise_msda", "only ViT encoders have deformable attention"),
     WithoutEffect("dataset.classify.concat_type", "there is one light only", when=lambda e: len(e.lights) == 1),
     WithoutEffect(
@@ -93,6 +106,7 @@ TABLE: tuple[WithoutEffect, ...] = (
         WithoutEffect(
             f"{AUGMENTATION}.{name}",
             f"{AUGMENTATION}.augment is false",
+            quiet=(False,),
             when=lambda e: not e.dataset.classify.augmentation_config.augment,
         )
         for name in (
@@ -133,48 +147,67 @@ TABLE: tuple[WithoutEffect, ...] = (
     WithoutEffect("export.verbose", "there is no graph listing"),
     WithoutEffect("export.serialize_nvdsinfer", YET),
     WithoutEffect("export.format", "ONNX is written"),
-    WithoutEffect("gen_trt_engine", YET),
+    WithoutEffect("gen_trt_engine", YET, quiet=(1,)),
     WithoutEffect("quantize", YET, quiet=("weight_only_ptq",)),
 )
 
 
-def without_effect(experiment: Experiment) -> Iterator[tuple[str, str]]:
-    """Yield (key, message) for every value that changes nothing, and for every value that is read differently."""
-    values = experiment.model_dump(exclude={"encryption_key"})
+@dataclass(frozen=True)
+class Notice:
+    """Something that the spec says and that does not happen as written.
+
+    Args:
+        path: The key or section.
+        message: What happens instead.
+        remedy: What the spec would say without the notice: values by key, None = leave it out.
+    """
+
+    path: str
+    message: str
+    remedy: dict[str, Any]
+
+
+def without_effect(experiment: Experiment) -> Iterator[Notice]:
+    """Yield a notice for every value that changes nothing, and for every value that is read differently."""
+    values = plain(experiment.model_dump(exclude={"encryption_key"}))
     for entry in TABLE:
-        if not entry.when(experiment):
-            continue
-        changed = {key.path: value for key in entry.keys() if (value := _chosen(values, key, entry)) is not None}
+        changed = _changed(values, entry) if entry.when(experiment) else {}
         if entry.path == "model.decode_head.in_channels" and _own_widths(experiment) in changed.values():
             continue
-        if len(changed) == 1 and entry.path in changed:
-            yield entry.path, f"{changed[entry.path]!r} has no effect: {entry.reason}"
-        elif changed:
+        if not changed:
+            continue
+        if list(changed) == [entry.path]:
+            message = f"{changed[entry.path]!r} has no effect: {entry.reason}"
+        else:
             listed = ", ".join(f"{path.removeprefix(entry.path)[1:]} {value!r}" for path, value in changed.items())
-            yield entry.path, f"no effect ({listed}): {entry.reason}"
+            message = f"no effect ({listed}): {entry.reason}"
+        yield Notice(entry.path, message, dict.fromkeys(changed))
     yield from _read_differently(experiment)
 
 
-def _chosen(values: dict[str, Any], key: Key, entry: WithoutEffect) -> Any:
-    """Return the value of a key if it is neither unset, nor our default, nor one that TAO writes by itself."""
-    if "[]" in key.path:
-        return None  # Its list is a key of its own.
-    value = plain(get(values, parse_path(key.path)))
-    return None if value is None or value == key.default or value in entry.quiet else value
+def _changed(values: dict[str, Any], entry: WithoutEffect) -> dict[str, Any]:
+    """Return the values that an entry covers and that are neither unset, nor our default, nor TAO's own."""
+    changed = {}
+    for path, default in entry.defaults().items():
+        value = get(values, parse_path(path))
+        if value not in (None, "", [], {}, default, *entry.quiet):
+            changed[path] = value
+    return changed
 
 
-def _read_differently(experiment: Experiment) -> Iterator[tuple[str, str]]:
+def _read_differently(experiment: Experiment) -> Iterator[Notice]:
     data, margin = experiment.dataset.classify, experiment.model.classify.eval_margin
     if experiment.learnable and margin is not None and margin > 1:
-        yield "model.classify.eval_margin", f"{margin} is no probability: 0.5 is used"
+        key = "model.classify.eval_margin"
+        yield Notice(key, f"{margin} is no probability: 0.5 is used", {key: 0.5})
     if experiment.num_classes > 2 and data.classes is None:
-        meaning = "labels stay PASS against defect, as in TAO; list dataset.classify.classes for real classes"
-        yield "dataset.classify.num_classes", f"{experiment.num_classes} has TAO's meaning: {meaning}"
+        yield Notice(
+            "dataset.classify.num_classes",
+            f"{experiment.num_classes} means PASS against defect, as in TAO; real classes need dataset.classify.classes",
+            {"dataset.classify.num_classes": None, "train.classify.cls_weight": None},
+        )
     for action in ("train", *SCORED):
-        section = getattr(experiment, action)
-        if isinstance(section.ray.num_workers, tuple):
-            low, high = section.ray.num_workers
-            yield (
-                f"{action}.ray.num_workers",
-                f"[{low}, {high}]: this version uses {high} workers, it does not scale yet",
-            )
+        workers = getattr(experiment, action).ray.num_workers
+        if isinstance(workers, tuple):
+            key = f"{action}.ray.num_workers"
+            yield Notice(key, f"{list(workers)}: this version does not scale while it runs", {key: workers[1]})

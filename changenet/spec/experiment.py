@@ -39,8 +39,6 @@ class Experiment(Section):
     encryption_key: SecretStr | None = Field(
         default=None, description="Passphrase for model files; best as ${oc.env:NAME}. Never written anywhere."
     )
-    model_name: str = Field(default="visual_changenet", description="Name of the network in TAO's launcher.")
-    wandb: Wandb = Wandb()
     model: Model = Model()
     dataset: Dataset = Dataset()
     train: Train = Train()
@@ -50,6 +48,8 @@ class Experiment(Section):
     gen_trt_engine: GenTrtEngine = GenTrtEngine()
     quantize: Quantize = Quantize()
     serve: Serve = Serve()
+    model_name: str = Field(default="visual_changenet", description="Name of the network in TAO's launcher.")
+    wandb: Wandb = Wandb()
 
     @field_validator("results_dir", "encryption_key", mode="before")
     @classmethod

@@ -91,9 +91,7 @@ def resolve(tree: Tree, defaults: Tree, problem: Callable[[Path, str, str], None
         try:
             put(tree, path, _select(everything, path))
         except (OmegaConfBaseException, ValueError, RecursionError) as error:
-            reason = (
-                str(error).splitlines()[0].strip() if not isinstance(error, RecursionError) else "it refers to itself"
-            )
+            reason = "it refers to itself" if isinstance(error, RecursionError) else _reason(error)
             problem(
                 path,
                 f"is {text!r}, which cannot be resolved: {reason}",
@@ -108,10 +106,14 @@ def resolve(tree: Tree, defaults: Tree, problem: Callable[[Path, str, str], None
             put(tree, path, None)
 
 
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0].strip().removeprefix("ValueError raised while resolving interpolation: ")
+
+
 def _select(config: DictConfig | ListConfig, path: Path) -> Any:
     node: Any = config
     for part in path:
-        node = node[int(part)] if isinstance(node, ListConfig) else node[part if part in node else int(part)]
+        node = node[int(part)] if isinstance(node, ListConfig) else node[part]
     if isinstance(node, DictConfig | ListConfig):
         return OmegaConf.to_container(node, resolve=True)
     return node

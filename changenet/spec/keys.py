@@ -16,6 +16,8 @@ from pydantic.fields import FieldInfo
 from changenet.spec.experiment import Experiment
 from changenet.spec.section import Section, section_of
 
+_LIMITS = {"ge": "{} or more", "gt": "above {}", "le": "at most {}", "lt": "below {}", "pattern": ""}
+
 
 @dataclass(frozen=True)
 class Key:
@@ -144,7 +146,8 @@ def _words(annotation: Any, limits: tuple[Any, ...]) -> str:
     if origin is Annotated:
         return _words(parts[0], (*annotation.__metadata__, *limits))
     if origin in (Union, types.UnionType):
-        return " or ".join(["null" if part is type(None) else _words(part, limits) for part in parts])
+        words = ["null" if part is type(None) else _words(part, limits) for part in parts]
+        return "; ".join(words) if len(words) > 2 or ", " in words[0] else " or ".join(words)
     if origin is Literal:
         return ", ".join(map(str, parts[:-1])) + f" or {parts[-1]}" if len(parts) > 1 else str(parts[0])
     if origin is tuple:
@@ -158,7 +161,7 @@ def _words(annotation: Any, limits: tuple[Any, ...]) -> str:
         float: "number",
         bool: "true or false",
         str: "text",
-        SecretStr: "text",
+        SecretStr: "text in quotes",
         Any: "anything",
     }
     return ", ".join([names[annotation], *_range_words(limits)])
@@ -168,12 +171,12 @@ def _list_words(parts: tuple[Any, ...], limits: tuple[Any, ...]) -> str:
     sizes = {type(limit): limit for limit in _flat(limits)}
     least, most = sizes.get(annotated_types.MinLen), sizes.get(annotated_types.MaxLen)
     if parts[-1] is not Ellipsis:
-        count = f"{len(parts)} "
-    elif least and most:
-        count = f"{least.min_length} "
+        count = f"list of {len(parts)}"
+    elif least:
+        count = f"list of {least.min_length}" + ("" if most else " or more")
     else:
-        count = f"{least.min_length} or more " if least else ""
-    return f"list of {count}x ({_words(parts[0], ())})" if count else f"list of ({_words(parts[0], ())})"
+        count = "list"
+    return f"{count}, each {_words(parts[0], ())}"
 
 
 def _flat(limits: tuple[Any, ...]) -> Iterator[Any]:
@@ -185,15 +188,12 @@ def _flat(limits: tuple[Any, ...]) -> Iterator[Any]:
 
 
 def _range_words(limits: tuple[Any, ...]) -> Iterator[str]:
-    for limit in _flat(limits):
-        match limit:
-            case annotated_types.Ge(ge=bound):
-                yield f"{bound} or more"
-            case annotated_types.Gt(gt=bound):
-                yield f"above {bound}"
-            case annotated_types.Le(le=bound):
-                yield f"at most {bound}"
-            case annotated_types.Lt(lt=bound):
-                yield f"below {bound}"
-            case _ if pattern := getattr(limit, "pattern", None):
-                yield f"matching {pattern}"
+    found = {name: getattr(limit, name) for limit in _flat(limits) for name in _LIMITS if hasattr(limit, name)}
+    if found.get("pattern"):
+        yield f"matching {found['pattern']}"
+    if "ge" in found and "le" in found:
+        yield f"{found['ge']} to {found['le']}"
+        return
+    for name, words in _LIMITS.items():
+        if name in found and words:
+            yield words.format(found[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from changenet.spec.keys import section_at
@@ -30,8 +31,8 @@ def parse_override(text: str) -> tuple[Path, Any]:
     path = parse_path(key.lstrip("+ ").rstrip())  # Hydra's +key and ++key add a key; here every key may be given.
     try:
         parsed = parse_value(value)
-    except YAMLError as error:
-        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+    except (YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(getattr(error, "problem", None) or error).splitlines()[0].split())
         raise ValueError(f"has a value that is not YAML ({reason})") from error
     return path, parsed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, NoReturn, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -36,7 +36,7 @@ Integer = Annotated[int, BeforeValidator(_no_boolean)]
 Number = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
 Positive = Annotated[Integer, Field(ge=1)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
-BatchSize = Annotated[Integer, Field(ge=-1)]
+BatchSize = Literal[-1] | Positive
 Lights = Annotated[dict[str, Integer], AfterValidator(_frozen)]
 Options = Annotated[dict[str, Any], AfterValidator(_frozen)]
 Resources = Annotated[dict[str, Annotated[Number, Field(ge=0)]], AfterValidator(_frozen)]

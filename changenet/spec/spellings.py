@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from changenet.spec.keys import section_at
-from changenet.spec.tree import Path, Tree, get, leaves, parse_path, put, remove, show_path
+from changenet.spec.tree import Path, Tree, get, leaves, parse_path, put, remove, rename, show_path
 
 OLD_KEYS = {
     "model.decode_head.align_corner": "model.decode_head.align_corners",
@@ -73,28 +73,26 @@ def modernize_keys(tree: Tree, problem: Callable[[Path, str, str], None], change
         problem: Called with (path, what, fix) where both spellings are there with different values.
         changed: Called with (old path, message) for every renamed key.
     """
-    for path in [path for path, _ in leaves(tree)] + _section_paths(tree):
+    for path in _key_paths(tree):
         new = modern_path(path)
-        if new == path or get(tree, path, tree) is tree:
+        if new == path or modern_path(path[:-1]) != path[:-1]:
             continue
-        value = get(tree, path)
-        present = get(tree, new, tree)
-        if present is not tree and present != value:
-            what = f"is {value!r}, but {show_path(new)} is {present!r}: two spellings of one key"
-            problem(path, what, f"Keep {show_path(new)} only.")
-        remove(tree, path)
+        value, present = get(tree, path), get(tree, new, tree)
         if present is tree:
-            put(tree, new, value)
+            rename(tree, path, new[-1])
+        else:
+            if present != value:
+                what = f"is {value!r}, but {show_path(new)} is {present!r}: two spellings of one key"
+                problem(path, what, f"Keep {show_path(new)} only.")
+            remove(tree, path)
         changed(path, f"is an old spelling; write {show_path(new)}")
 
 
-def _section_paths(tree: Any, path: Path = ()) -> list[Path]:
+def _key_paths(tree: Any, path: Path = ()) -> list[Path]:
     if not isinstance(tree, dict):
         return []
     return [
-        found
-        for name, value in tree.items()
-        for found in [*_section_paths(value, (*path, str(name))), (*path, str(name))]
+        found for name, value in tree.items() for found in [*_key_paths(value, (*path, str(name))), (*path, str(name))]
     ]
 
 

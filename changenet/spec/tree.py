@@ -100,6 +100,14 @@ def remove(tree: Tree, path: Path) -> None:
         del parent[int(path[-1])]
 
 
+def rename(tree: Tree, path: Path, name: str) -> None:
+    """Give the key at a path another name, in its place."""
+    parent = get(tree, path[:-1])
+    items = {name if key == path[-1] else key: value for key, value in parent.items()}
+    parent.clear()
+    parent.update(items)
+
+
 def merged(base: Any, top: Any) -> Any:
     """Lay one tree over another: mappings join, everything else is replaced."""
     if isinstance(base, Mapping) and isinstance(top, Mapping):

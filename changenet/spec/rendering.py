@@ -1,0 +1,164 @@
+"""The spec as text: the commented template, an old spec in modern form, and the table of keys for the docs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+import yaml
+
+from changenet.spec.effects import TABLE, WithoutEffect, without_effect
+from changenet.spec.keys import Key, all_keys, field_at, is_list, plain, section_at
+from changenet.spec.loading import SECRET, Reading, build, read_tree
+from changenet.spec.overrides import parse_value
+from changenet.spec.spellings import modern_interpolation, modern_path, modernize_values
+from changenet.spec.tree import Path, Tree, leaves, parse_path, put, remove, show_path
+from changenet.storage import write_text
+
+TABLE_BEGIN, TABLE_END = "<!-- keys: begin -->", "<!-- keys: end -->"
+
+
+def template() -> str:
+    """Return a spec of all keys at their defaults, each with its meaning and what it allows."""
+    tree: Tree = {}
+    for path, key in all_keys().items():
+        name, is_list, _ = path.partition("[]")
+        put(tree, parse_path(name), [] if is_list else key.default)
+    head = [
+        "# Experiment spec of changenet: every key at its default. Keys that are left out keep their default, so a spec",
+        "# needs only what differs. ${a.b} is the value of another key, ${oc.env:NAME} an environment variable,",
+        "# ${eval:'2 * ${a.b}'} arithmetic. null = unset: the comment says what follows.",
+    ]
+    return "\n".join([*head, *_lines(tree, _describe)]) + "\n"
+
+
+def modern_form(file: str) -> str:
+    """Return an old spec in modern form, with a comment for every change; it loads without warnings.
+
+    Interpolation stays as it is written. The old file's own comments are not carried over.
+
+    Raises:
+        SpecError: The old spec is wrong.
+    """
+    reading = Reading(file)
+    tree = read_tree(reading)
+    checked = read_tree(Reading(file))
+    experiment = build(Reading(file), checked, builds_network=False)
+    for path, value in list(leaves(tree)):
+        if isinstance(value, str):
+            put(tree, path, modern_interpolation(value))
+    modernize_values(tree, reading.change)
+    comments: dict[Path, list[str]] = {}
+    for path, message in reading.changed:
+        new = modern_path(path)
+        comments.setdefault(new, []).append(message if new == path else f"was {show_path(path)}")
+    removed = []
+    if isinstance(key := tree.get(SECRET), str) and "${" not in key:
+        del tree[SECRET]
+        removed.append(f"{SECRET} is left out: it stood here in clear text. Write {SECRET}: ${{oc.env:NAME}}.")
+    for notice in without_effect(experiment):
+        for key, value in notice.remedy.items():
+            path = parse_path(key)
+            if value is None:
+                remove(tree, path)
+                removed.append(f"{key} is left out. {notice.path}: {notice.message}")
+            else:
+                put(tree, path, value)
+                comments.setdefault(path, []).append(notice.message)
+    head = [
+        f"# {file} in modern form. Every change has a comment; keys that had no effect are named here.",
+        *(f"# {line}" for line in removed),
+    ]
+    return "\n".join([*head, *_lines(_without_empty(tree), lambda path: comments.get(path, []), above=True)]) + "\n"
+
+
+def key_table() -> str:
+    """Return the Markdown tables of all keys, a table a section."""
+    lines: list[str] = []
+    group = None
+    for path, key in all_keys().items():
+        section = path.rpartition(".")[0]
+        if section != group:
+            group = section
+            lines += [
+                "",
+                f"### `{section}`" if section else "### Top level",
+                "",
+                "| key | default | allowed | meaning |",
+                "|---|---|---|---|",
+            ]
+        default = "required" if key.field.is_required() else f"`{flow(key.default)}`"
+        effect = next((_effect(entry) for entry in TABLE if f"{path}.".startswith(f"{entry.path}.")), "")
+        cells = (f"`{path.rpartition('.')[2]}`", default, key.allowed, f"{key.field.description}{effect}")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines).strip() + "\n"
+
+
+def with_key_table(page: str) -> str:
+    """Return a Markdown page with the table between its two marks made anew."""
+    head, _, rest = page.partition(TABLE_BEGIN)
+    _, _, tail = rest.partition(TABLE_END)
+    return f"{head}{TABLE_BEGIN}\n{key_table()}{TABLE_END}{tail}"
+
+
+def flow(value: Any) -> str:
+    """Return a value as YAML in flow form, on one line, that loads as the same value.
+
+    >>> flow({"SolderLight": 0})
+    '{SolderLight: 0}'
+    """
+    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False, allow_unicode=True)
+    text = text.removesuffix("\n").removesuffix("\n...")
+    try:
+        same = parse_value(text) == value
+    except ValueError:
+        same = False
+    return text if same else json.dumps(value, ensure_ascii=False)
+
+
+def _effect(entry: WithoutEffect) -> str:
+    return f" *No effect: {entry.reason}.*" if entry.unconditional else f" *No effect in some specs: {entry.reason}.*"
+
+
+def _describe(path: Path) -> list[str]:
+    field = field_at(path)
+    if field is None:
+        return []
+    key = Key(show_path(path), field)
+    if section_at(path) is not None and not is_list(field):
+        return []
+    if is_list(field) and section_at(path) is not None:
+        inside = ", ".join(name.partition("[].")[2] for name in all_keys() if name.startswith(f"{key.path}[]."))
+        return [f"{field.description} (list of mappings with {inside})"]
+    return [f"{field.description} ({key.allowed})"]
+
+
+def _lines(tree: Mapping[str, Any], comments: Any, path: Path = (), *, above: bool = False) -> Iterator[str]:
+    """Yield the lines of a tree: sections in block form, values in flow form, comments beside or above them."""
+    indent = "  " * len(path)
+    for name, value in tree.items():
+        here = (*path, str(name))
+        notes = comments(here)
+        if above:
+            yield from (f"{indent}# {note}" for note in notes)
+        if isinstance(value, dict) and section_at(here) is not None:
+            yield f"{indent}{flow(name)}:"
+            yield from _lines(value, comments, here, above=above)
+        else:
+            beside = f"  # {' '.join(notes)}" if notes and not above else ""
+            yield f"{indent}{flow(name)}: {flow(plain(value))}{beside}"
+
+
+def _without_empty(tree: Any) -> Any:
+    """Drop the sections that removals left empty."""
+    if not isinstance(tree, dict):
+        return tree
+    return {name: kept for name, value in tree.items() if (kept := _without_empty(value)) != {}}
+
+
+if __name__ == "__main__":
+    for page in map(FilePath, sys.argv[1:]):
+        write_text(page, with_key_table(page.read_text(encoding="utf-8")))
