@@ -15,8 +15,9 @@ import time
 import numpy as np
 from PIL import Image
 
-from changenet.synthetic.dataset import JPEG_QUALITY, golden_pictures, tested_pictures
+from changenet.synthetic.dataset import JPEG_QUALITY
 from changenet.synthetic.plan import Request, make_plan
+from changenet.synthetic.specimens import golden_pictures, tested_pictures
 
 
 def encode(picture: np.ndarray, kind: str) -> int:

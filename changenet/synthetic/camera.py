@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from changenet.synthetic.builds import Build
-from changenet.synthetic.canvas import SIDE, Canvas, Floats, Frame
+from changenet.synthetic.canvas import HEIGHT, SIDE, Canvas, Floats, Frame
 from changenet.synthetic.lights import RENDERERS, surface_of
 from changenet.synthetic.scene import draw_scene
 from changenet.synthetic.sites import Site
@@ -80,8 +80,8 @@ def take_pictures(
     draw_scene(canvas, site, build)
     row, column = rng.integers(0, GRAIN_SIDE - canvas.pixels + 1, 2)
     grain = _grain()[row : row + canvas.pixels, column : column + canvas.pixels]
-    canvas.planes[:4] *= np.float32(1) + np.float32(0.06) * grain
-    surface = surface_of(canvas, grain)
+    canvas.planes[:HEIGHT] *= np.float32(1) + np.float32(0.06) * grain
+    surface = surface_of(canvas)
     return [_expose(RENDERERS[light](surface), drift, rng) for light in lights]
 
 

@@ -28,7 +28,6 @@ class Surface:
         tilt_y: y of the unit normal.
         upright: z of the unit normal, 1 on level ground.
         shade: Share of the directed light that reaches the point past its taller neighbours.
-        grain: Fine unevenness of the surfaces, mean 0, spread 1.
     """
 
     colour: Floats
@@ -37,10 +36,9 @@ class Surface:
     tilt_y: Floats
     upright: Floats
     shade: Floats
-    grain: Floats
 
 
-def surface_of(canvas: Canvas, grain: Floats) -> Surface:
+def surface_of(canvas: Canvas) -> Surface:
     """Derive normals and shadows from the material maps."""
     height = canvas.planes[HEIGHT]
     step = np.float32(0.5 / canvas.pixel)
@@ -56,7 +54,6 @@ def surface_of(canvas: Canvas, grain: Floats) -> Surface:
         -slope_y * upright,
         upright,
         _shadow(height, canvas.pixel),
-        grain,
     )
 
 
