@@ -56,12 +56,11 @@ class RunningService(contextlib.AbstractContextManager["RunningService"]):
         import ray
         from ray import serve
 
-        if self.owns_serve:
-            serve.shutdown()
-        else:
-            serve.delete(APPLICATION)
+        serve.delete(APPLICATION)
         if self.owns_ray:
             ray.shutdown()
+        elif self.owns_serve:
+            serve.shutdown()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -210,7 +209,7 @@ def start(
     try:
         serve.start(
             proxy_location="HeadOnly",
-            http_options={"host": host, "port": port, "request_timeout_s": settings.limits.request_seconds},
+            http_options={"host": host, "port": port, "request_timeout_s": settings.limits.request_seconds + 10},
             logging_config=LoggingConfig(encoding="JSON", log_level="WARNING"),
         )
         serve.run(build(settings), name=APPLICATION, route_prefix="/")

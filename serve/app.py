@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 DEPLOYMENT = "inspection"
-# Requests that Ray Serve lets into a replica beyond its inspections: health, the page, and answers of 503.
-EXTRA_REQUESTS = 64
+# What Ray Serve lets into a replica, and in front of it, beyond its inspections: health, the page, and requests that are
+# about to be refused as a problem. Only beyond this would Ray Serve itself answer 503, as plain text.
+EXTRA_REQUESTS = 1000
 
 
 def build(settings: ServiceSettings) -> serve.Application:
@@ -37,7 +38,7 @@ def build(settings: ServiceSettings) -> serve.Application:
         name=DEPLOYMENT,
         # Ray's default of 5 would throttle here; the replica itself refuses inspections over its limit, as a problem.
         max_ongoing_requests=settings.limits.inspections + EXTRA_REQUESTS,
-        max_queued_requests=settings.limits.inspections,
+        max_queued_requests=EXTRA_REQUESTS,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
         logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),  # our own line a request says more
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -59,6 +60,7 @@ class Service:
 
     models: Mapping[str, ServedModel]
     admission: Admission
+    request_seconds: float
 
 
 def create_app(models: Mapping[str, ServedModel], limits: Limits) -> FastAPI:
@@ -75,7 +77,7 @@ def create_app(models: Mapping[str, ServedModel], limits: Limits) -> FastAPI:
         redoc_url=None,
         responses={"default": {"description": "An error", "content": {MEDIA_TYPE: {}}, "model": ProblemDetails}},
     )
-    app.state.service = Service(models, Admission(limits.inspections))
+    app.state.service = Service(models, Admission(limits.inspections), limits.request_seconds)
     add_problem_handlers(app)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=limits.request_bytes)
@@ -125,9 +127,15 @@ async def inspect(model: Served, service: InService, request: Request) -> Inspec
     started = time.perf_counter()
     with service.admission.one():
         description = model.inspector.description
-        form = await read_inspection_form(request, lights=description.layout.lights, num_golden=description.num_golden)
-        read = time.perf_counter()
-        inspected = await model.inspect(form)
+        try:
+            async with asyncio.timeout(service.request_seconds):
+                form = await read_inspection_form(
+                    request, lights=description.layout.lights, num_golden=description.num_golden
+                )
+                read = time.perf_counter()
+                inspected = await model.inspect(form)
+        except TimeoutError as error:
+            raise HttpError(408, "timeout", f"No verdict within {service.request_seconds:g} seconds.") from error
     verdict = inspected.verdict
     request.state.facts = {"model": model.name, "score": verdict.score, "prediction": verdict.prediction}
     return Inspection(

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from changenet.bundle import read_bundle
 from changenet.data.kinds import Kind, PictureError
+from changenet.errors import CheckpointError, DataError
 from serve.form import InspectionForm, Picture, part_name
 from serve.problems import HttpError
 from serve.schemas import Input, ModelFacts, ThresholdFacts
@@ -88,10 +88,11 @@ class ServedModel:
                 raise HttpError(415, "not-a-picture", detail)
         try:
             return self.inspector.prepare_picture(picture, where=role, max_pixels=self._picture_pixels)
-        except PictureError as error:
-            if error.kind is Kind.TOO_LARGE:
-                raise HttpError(413, "picture-too-large", f"{error}") from error
-            raise HttpError(400, "unreadable-picture", f"{error}") from error
+        except DataError as error:
+            problems = [str(problem) for problem in error.problems]
+            if isinstance(error, PictureError) and error.kind is Kind.TOO_LARGE:
+                raise HttpError(413, "picture-too-large", problems[0]) from error
+            raise HttpError(400, "unreadable-picture", " ".join(problems), problems=problems) from error
 
     def facts(self) -> ModelFacts:
         """Return what clients may know about the model."""
@@ -117,26 +118,30 @@ class ServedModel:
 
 
 def load_models(settings: ServiceSettings) -> dict[str, ServedModel]:
-    """Load every model of the service, under its name.
+    """Load every model of the service, under its name, and let each pass its self-test.
 
     Raises:
         CheckpointError: A bundle is missing, damaged or locked.
-        EngineError: An engine cannot run on this machine.
+        EngineError: An engine cannot run on this machine, or computes other scores than at export.
     """
     from changenet.inspection import Inspector  # loads torch
 
     decoders = ThreadPoolExecutor(settings.limits.decoders, thread_name_prefix="decode")
     key = settings.encryption_key.get_secret_value() if settings.encryption_key else None
-    return {
-        model.name: ServedModel(
+    models = {}
+    for model in settings.models:
+        inspector = Inspector.load(model.bundle, model.engine, encryption_key=key)
+        if inspector.bundle is None:
+            raise CheckpointError("is a checkpoint, not a bundle", where=model.bundle, fix="Run changenet export.")
+        inspector.self_test()
+        models[model.name] = ServedModel(
             name=model.name,
-            version=read_bundle(model.bundle, encryption_key=key).version,
-            inspector=Inspector.load(model.bundle, model.engine, encryption_key=key),
+            version=inspector.bundle.version,
+            inspector=inspector,
             decoders=decoders,
             picture_pixels=settings.limits.picture_pixels,
         )
-        for model in settings.models
-    }
+    return models
 
 
 async def _in(threads: ThreadPoolExecutor, function: Callable[..., Result], *arguments: object) -> Result:

@@ -17,6 +17,7 @@ TITLES = {
     400: "The request cannot be read",
     404: "Not found",
     405: "Method not allowed",
+    408: "Too slow",
     413: "Too large",
     415: "Not a picture",
     422: "Wrong fields",

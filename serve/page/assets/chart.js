@@ -33,13 +33,16 @@ export function drawScores(chart, caption, model, answer = null) {
   const at = (value) => ((value - low) / span) * WIDTH;
   // Square roots keep one defect visible beside a thousand good parts.
   const highest = Math.sqrt(Math.max(1, ...(scores.PASS ?? []), ...(scores.defect ?? [])));
-  const bars = ["PASS", "defect"].flatMap((kind, offset) =>
+  const shared = (index) => scores.PASS[index] && scores.defect[index];
+  const bars = ["PASS", "defect"].flatMap((kind, second) =>
     (scores[kind] ?? []).flatMap((count, index) => {
       if (!count) return [];
-      const half = (at(edges[index + 1]) - at(edges[index])) / 2;
+      const bin = at(edges[index + 1]) - at(edges[index]);
+      const width = shared(index) ? bin / 2 : bin;
       const height = Math.max(2, (Math.sqrt(count) / highest) * (BASE - TOP));
       return element("rect", {
-        x: at(edges[index]) + offset * half, y: BASE - height, width: Math.max(1.5, half - 0.5), height, class: kind.toLowerCase(),
+        x: at(edges[index]) + (shared(index) ? second * width : 0), y: BASE - height,
+        width: Math.max(1.5, width - 1), height, class: kind.toLowerCase(),
       });
     }),
   );

@@ -50,11 +50,12 @@ function modelFacts() {
     ["Version", model.version],
     ["Engine", model.engine],
     ["Compares", `${lights.length > 1 ? `${lights.length} lights of ` : ""}${width} × ${height}`],
-    ["Encoder", model.backbone],
+    ["Encoder", model.backbone.split("/").pop()],
   ];
 }
 
 function buildSlots() {
+  find("form").querySelector(".pictures").classList.toggle("many", model.input.lights.length > 1);
   for (const role of ROLES) {
     chosen[role].clear();
     const several = role === "golden" && model.num_golden > 1;
@@ -108,7 +109,8 @@ function fill(role, light) {
   picture.onload = () => (picture.hidden = false);
   picture.onerror = () => (picture.hidden = true); // TIFF and the like: the service reads them, browsers do not
   picture.src = URL.createObjectURL(files[0]);
-  slot.querySelector(".name").textContent = files[0].name + (files.length > 1 ? ` + ${files.length - 1}` : "");
+  slot.title = files.map((file) => file.name).join(", ");
+  slot.querySelector(".name").textContent = slot.title;
   slot.classList.add("filled");
 }
 

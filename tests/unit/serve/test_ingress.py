@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -158,6 +159,12 @@ def test_a_place_is_given_back_after_a_refused_request(client_of, picture):
     assert post(client, {"test": picture(), "golden": picture()}).status_code == 200
 
 
+def test_an_inspection_that_takes_too_long_is_408(client_of, models, picture, monkeypatch):
+    client = client_of(request_seconds=0.05)
+    monkeypatch.setattr(models["pcb"].inspector, "inspect_prepared", lambda *_: time.sleep(0.3))
+    problem(post(client, {"test": picture(), "golden": picture()}), 408, "timeout")
+
+
 def test_a_crash_is_a_problem_without_its_reason(client, models, picture, monkeypatch):
     monkeypatch.setattr(models["pcb"].inspector, "inspect_prepared", lambda *_: 1 / 0)
     response = post(client, {"test": picture(), "golden": picture()})
@@ -170,8 +177,13 @@ def test_models_are_listed_and_described(client):
     assert [model["name"] for model in listed] == ["pcb", "lights", "goldens"]
     facts = client.get("/v1/models/lights").json()
     assert facts["input"] == {
-        **{"lights": ["Solder", "White"], "concat": "linear", "grid": [1, 1], "width": 8, "height": 8},
-        **{"mean": [0.5] * 3, "std": [0.5] * 3},
+        "lights": ["Solder", "White"],
+        "concat": "linear",
+        "grid": [1, 1],
+        "width": 8,
+        "height": 8,
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
     }
     assert facts["threshold"] == {"value": 0.5, "policy": "recall", "target": 1.0, "interval": [0.9, 1.0]}
     assert facts["validation_scores"]["PASS"] == [9, 0]
@@ -206,8 +218,12 @@ def test_a_request_leaves_one_log_line_without_its_pictures(client, picture, cap
     (record,) = [record for record in caplog.records if record.name == "serve.access"]
     facts = {key: getattr(record, key) for key in ("http_request_id", "method", "path", "status", "model", "score")}
     assert facts == {
-        **{"http_request_id": "abc", "method": "POST", "path": "/v1/models/pcb/inspect", "status": 200},
-        **{"model": "pcb", "score": 0.0},
+        "http_request_id": "abc",
+        "method": "POST",
+        "path": "/v1/models/pcb/inspect",
+        "status": 200,
+        "model": "pcb",
+        "score": 0.0,
     }
 
 

@@ -1,0 +1,90 @@
+"""One real service on a real local Ray for all tests of this folder: tiny untrained networks, real bundles."""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+LIGHTS = ("SolderLight", "WhiteLight")
+
+
+def make_bundle(folder: Path, *, lights: tuple[str, ...], num_golden: int, seed: int) -> str:
+    import torch
+
+    from changenet.data.lights import PictureLayout
+    from changenet.description import ModelDescription, Threshold
+    from changenet.export.onnx import export_bundle
+    from changenet.model.network import ChangeNet
+    from changenet.training.checkpoint import Checkpoint
+
+    torch.manual_seed(seed)
+    layout = PictureLayout(lights=lights, width=32, height=32)
+    network = ChangeNet(
+        backbone="timm/test_efficientnet", image_size=layout.shape[1:], embed_dim=8, learnable_difference_modules=2
+    )
+    description = ModelDescription(
+        network=network.arguments,
+        layout=layout,
+        threshold=Threshold(value=0.5, policy="recall", target=1.0),
+        num_golden=num_golden,
+        validation_scores={"edges": [0.0, 0.5, 1.0], "PASS": [9, 0], "defect": [0, 4]},
+    )
+    export_bundle(Checkpoint(description=description, state=network.state_dict()), folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("bundles")
+    return {
+        "pcb": make_bundle(folder / "pcb", lights=("",), num_golden=1, seed=1),
+        "lights": make_bundle(folder / "lights", lights=LIGHTS, num_golden=2, seed=2),
+    }
+
+
+@pytest.fixture(scope="session")
+def service(bundles: dict[str, str]) -> Iterator[str]:
+    import ray
+
+    from ray_jobs.serve import free_port, start
+    from serve.settings import ModelSettings, ServiceSettings
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False)
+    models = tuple(ModelSettings(name=name, bundle=bundle) for name, bundle in bundles.items())
+    with start(ServiceSettings(models=models), port=free_port()) as running:
+        yield running.url
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def inspectors(bundles: dict[str, str]) -> dict[str, Any]:
+    import changenet
+
+    return {name: changenet.load(bundle) for name, bundle in bundles.items()}
+
+
+def board(seed: int) -> bytes:
+    """A picture unlike every other: random boxes."""
+    random = np.random.default_rng(seed)
+    picture = Image.new("RGB", (48, 40), tuple(random.integers(0, 256, 3).tolist()))
+    draw = ImageDraw.Draw(picture)
+    for _ in range(5):
+        left, top = random.integers(0, 30, 2).tolist()
+        width, height = random.integers(4, 18, 2).tolist()
+        draw.rectangle((left, top, left + width, top + height), fill=tuple(random.integers(0, 256, 3).tolist()))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[bytes]:
+    return [board(seed) for seed in range(40)]

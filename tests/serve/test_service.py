@@ -1,0 +1,134 @@
+"""The service as clients meet it: real HTTP to real Ray Serve."""
+
+import itertools
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+MEGABYTE = 1 << 20
+
+
+def inspect(url, files, model="pcb"):
+    return httpx.post(f"{url}/v1/models/{model}/inspect", files=files, timeout=60)
+
+
+def test_the_score_is_the_inspectors(service, inspectors, pictures):
+    answer = inspect(service, {"test": pictures[0], "golden": pictures[1]}).json()
+    verdict = inspectors["pcb"].inspect(pictures[0], pictures[1])
+    assert answer["score"] == pytest.approx(verdict.score, abs=1e-5)
+    assert (answer["threshold"], answer["prediction"]) == (verdict.threshold, verdict.prediction)
+    assert (answer["model"], answer["engine"]) == ("pcb", inspectors["pcb"].engine_name)
+    assert answer["version"] == inspectors["pcb"].bundle.version
+    assert answer["golden_cached"] is False
+    assert all(milliseconds >= 0 for milliseconds in answer["timing_ms"].values())
+
+
+def test_sixteen_requests_at_once_get_their_own_scores(service, inspectors, pictures):
+    pairs = list(zip(pictures[:16], pictures[20:36], strict=True))
+    expected = [verdict.score for verdict in inspectors["pcb"].inspect_many(pairs)]
+    gaps = [abs(one - other) for one, other in itertools.combinations(expected, 2)]
+    assert min(gaps) > 1e-6, "scores too alike to tell a mix-up"
+    with ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(lambda pair: inspect(service, {"test": pair[0], "golden": pair[1]}).json(), pairs))
+    assert [answer["score"] for answer in answers] == pytest.approx(expected, abs=1e-5)
+
+
+def test_lights_and_several_goldens(service, inspectors, pictures):
+    test, first, second = (
+        dict(zip(("SolderLight", "WhiteLight"), pictures[at : at + 2], strict=True)) for at in (0, 2, 4)
+    )
+    parts = [(f"test.{light}", content) for light, content in test.items()]
+    parts += [(f"golden.{light}", golden[light]) for light in test for golden in (first, second)]
+    answer = inspect(service, parts, "lights").json()
+    assert answer["score"] == pytest.approx(inspectors["lights"].inspect(test, [first, second]).score, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("files", "model", "status"),
+    [
+        ({"test": b"no picture", "golden": b"no picture"}, "pcb", 415),
+        ({"test": b"\x89PNG broken", "golden": b"\x89PNG broken"}, "pcb", 400),
+        ({"test": b"\x89PNG"}, "pcb", 422),
+        ({"test": b"\x89PNG"}, "nope", 404),
+    ],
+)
+def test_errors_are_problems(service, files, model, status):
+    response = inspect(service, files, model)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["request_id"] == response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_over_32_mib_is_413(service, announced):
+    head = b'--x\r\nContent-Disposition: form-data; name="test"; filename="a"\r\n\r\n'
+    chunks = [head, *[b"\0" * MEGABYTE] * 33, b"\r\n--x--\r\n"]
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    content = b"".join(chunks) if announced else iter(chunks)
+    response = httpx.post(f"{service}/v1/models/pcb/inspect", content=content, headers=headers, timeout=60)
+    assert response.status_code == 413
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_models_health_and_page(service, bundles):
+    assert [model["name"] for model in httpx.get(f"{service}/v1/models").json()["models"]] == list(bundles)
+    facts = httpx.get(f"{service}/v1/models/lights").json()
+    assert facts["num_golden"] == 2 and facts["input"]["lights"] == ["SolderLight", "WhiteLight"]
+    assert httpx.get(f"{service}/v2/health/live").json() == {"live": True}
+    assert httpx.get(f"{service}/v2/health/ready").json() == {"ready": True}
+    page = httpx.get(f"{service}/")
+    assert "<option>pcb</option>" in page.text and "default-src 'none'" in page.headers["content-security-policy"]
+
+
+def test_it_listens_on_the_given_interface_only(service):
+    port = urlsplit(service).port
+    rows = [
+        line.split() for path in ("/proc/net/tcp", "/proc/net/tcp6") for line in Path(path).read_text().splitlines()
+    ]
+    listening = {row[1] for row in rows if row[3:4] == ["0A"] and row[1].endswith(f":{port:04X}")}
+    assert listening == {f"0100007F:{port:04X}"}
+
+
+def test_ray_reports_no_usage(service):
+    from ray._private.usage import usage_lib
+
+    assert not usage_lib.usage_stats_enabled()
+
+
+def test_a_port_in_use_is_refused(service, bundles):
+    from changenet.errors import SpecError
+    from ray_jobs.serve import run
+
+    with pytest.raises(SpecError, match="cannot listen"):
+        run(models=[f"pcb={bundles['pcb']}"], port=urlsplit(service).port)
+
+
+def test_the_log_has_a_line_a_request_and_no_pictures(service, pictures):
+    import ray
+
+    answer = inspect(service, {"test": pictures[0], "golden": pictures[1]})
+    folder = Path(ray._private.worker._global_node.get_logs_dir_path(), "serve")
+    text = ""
+    for _ in range(50):
+        text = "\n".join(path.read_text() for path in folder.glob("replica_*.log"))
+        if answer.headers["x-request-id"] in text:
+            break
+        # Ray Serve buffers a few lines before it writes them.
+        httpx.get(f"{service}/v2/health/live")
+    line = next(line for line in text.splitlines() if answer.headers["x-request-id"] in line)
+    import json
+
+    record = json.loads(line)
+    assert record["path"] == "/v1/models/pcb/inspect" and record["score"] == answer.json()["score"]
+    assert "PNG" not in text
+
+
+def test_free_port_is_free():
+    from ray_jobs.serve import free_port
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", free_port()))

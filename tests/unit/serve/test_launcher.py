@@ -1,0 +1,49 @@
+"""What `changenet serve` refuses before Ray starts."""
+
+import socket
+
+import pytest
+
+from changenet.errors import SpecError
+from ray_jobs.serve import _is_loopback, free_port, parse_models, run
+
+
+def test_models_are_name_and_bundle():
+    assert parse_models(["pcb=a/b", "old.v1=s3://x/y=z"]) == {"pcb": "a/b", "old.v1": "s3://x/y=z"}
+
+
+def test_every_wrong_option_is_named():
+    with pytest.raises(SpecError) as caught:
+        parse_models(["pcb", "=x", "a=1", "a=2"])
+    assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize("name", ["a b", "ä", "x" * 129, "../x", "a/b"])
+def test_names_that_do_not_fit_a_route_are_refused(name):
+    with pytest.raises(SpecError, match="no model name"):
+        run(models=[f"{name}=somewhere"])
+
+
+def test_nothing_to_serve_is_an_error():
+    with pytest.raises(SpecError, match="no model to serve"):
+        run()
+
+
+def test_missing_bundles_and_a_taken_port_are_told_together(tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(SpecError) as caught:
+            run(models=[f"a={tmp_path}/a", f"b={tmp_path}/b"], port=other.getsockname()[1])
+    text = str(caught.value)
+    assert f"{tmp_path}/a" in text and f"{tmp_path}/b" in text and "cannot listen" in text
+
+
+def test_loopback_is_recognised():
+    assert all(map(_is_loopback, ("127.0.0.1", "127.0.0.2", "localhost", "::1")))
+    assert not any(map(_is_loopback, ("0.0.0.0", "192.168.1.5", "factory.example")))
+
+
+def test_free_port_can_be_bound():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", free_port()))
