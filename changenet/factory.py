@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import random
 from typing import Literal
@@ -28,8 +27,6 @@ from changenet.spec import Experiment
 from changenet.training import losses, optimizers
 from changenet.training.checkpoint import load_checkpoint, package_versions
 from changenet.training.state import Stateful
-
-logger = logging.getLogger(__name__)
 
 Split = Literal["train", "validation", "test", "infer"]
 
@@ -203,7 +200,7 @@ def make_network(experiment: Experiment, *, pretrained: bool = True) -> ChangeNe
         if experiment.train.pretrained_model_path:
             _load_whole_model(network, experiment)
         elif model.backbone.pretrained_backbone_path:
-            logger.info("%s", load_backbone(network, model.backbone.pretrained_backbone_path))
+            load_backbone(network, model.backbone.pretrained_backbone_path)
     if model.backbone.freeze_backbone:
         network.freeze_backbone()
     return network

@@ -180,8 +180,11 @@ def _print_result(folder: str) -> None:
     if not storage.exists(metrics):
         return
     rows = list(csv.DictReader(io.StringIO(storage.read_text(metrics))))
-    shown = ("epoch", "train_loss", "val_loss", "val_acc", "val_far", "val_auroc", "threshold", "seconds")
-    out.print(result_table("Training", shown, [[row[name] for name in shown] for row in rows[-5:]]))
+    shown = ("epoch", "train_loss", "val_loss", "val_acc", "val_far", "val_auroc", "seconds")
+    cells = [
+        [row["epoch"], *(f"{float(row[name]):.4g}" if row[name] else "" for name in shown[1:])] for row in rows[-5:]
+    ]
+    out.print(result_table("Training, the last epochs", shown, cells))
     from ray_jobs.train_worker import BEST, LATEST
 
     out.print(f"Checkpoints: {folder} ({LATEST}, {BEST})", soft_wrap=True)

@@ -1,0 +1,164 @@
+"""`changenet quickstart`: the whole road on generated boards, from pictures to HTTP answers, checked on the way."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from changenet.errors import ChangeNetError, DataError
+from ray_jobs.console import err, out, result_table
+
+PAIRS = 1200
+SIZE = 64  # pixels
+REQUESTS = 20
+TOLERANCE = 1e-4  # of |score difference| / max(1, |score|): PyTorch wrote inference.csv, ONNX Runtime serves
+MARKER = ".changenet-quickstart"  # says that the folder is ours to make anew
+
+
+def run(folder: str, *, seed: int = 0) -> int:
+    """Generate boards, check, train, evaluate, infer, export, serve; print a table and where everything lies.
+
+    A folder that an earlier quickstart made is made anew, so that the same seed gives the same result.
+
+    Raises:
+        DataError: The folder holds something else.
+        ChangeNetError: A step failed, or the service's scores are not those of `inference.csv`.
+    """
+    from ray_jobs import check, evaluate, export, inference, sample, train
+
+    home = _fresh(Path(folder))
+    spec, results = str(home / "data" / "spec.yaml"), home / "results"
+    overrides = [f"results_dir={results}"] + [
+        f"{action}.checkpoint={results}/train/model_best.pth" for action in ("evaluate", "inference", "export")
+    ]
+    steps: list[tuple[str, Callable[[], int | None], Callable[[], str]]] = [
+        (
+            "sample",
+            lambda: sample.run(str(home / "data"), pairs=PAIRS, lights=1, goldens=1, size=SIZE, seed=seed),
+            lambda: f"{PAIRS} generated pairs, {SIZE} px",
+        ),
+        ("check", lambda: check.run(spec, overrides), lambda: "every row and picture is sound"),
+        ("train", lambda: train.run(spec, overrides), lambda: _trained(results)),
+        ("evaluate", lambda: evaluate.run(spec, overrides), lambda: _evaluated(results)),
+        ("inference", lambda: inference.run(spec, overrides), lambda: _inferred(results)),
+        ("export", lambda: export.run(spec, overrides), lambda: _exported(results)),
+        ("serve", lambda: None, lambda: _served(home, results)),
+    ]
+    rows = []
+    began = time.perf_counter()
+    try:
+        for name, work, result in steps:
+            err.rule(name)
+            started = time.perf_counter()
+            out.quiet = True  # the table at the end says it all
+            try:
+                code = work()
+                told = result()
+            finally:
+                out.quiet = False
+            if code:
+                raise ChangeNetError(f"the step {name!r} failed", where=folder, fix="The lines above say why.")
+            rows.append((name, told, f"{time.perf_counter() - started:.0f}"))
+    finally:
+        _stop_ray()
+    rows.append(("all", "", f"{time.perf_counter() - began:.0f}"))
+    out.print(result_table("Quickstart", ("step", "result", "seconds"), rows))
+    for what, path in (
+        ("pictures and spec", home / "data"),
+        ("report", results / "evaluate" / "report.html"),
+        ("decisions", results / "inference" / "inference.csv"),
+        ("bundle", results / "export" / "bundle"),
+    ):
+        out.print(f"{what:18}{path}", soft_wrap=True, highlight=False)
+    out.print(
+        f"Serve it:         changenet serve --model boards={results}/export/bundle", soft_wrap=True, highlight=False
+    )
+    return 0
+
+
+def _fresh(home: Path) -> Path:
+    marker = home / MARKER
+    if home.exists() and any(home.iterdir()):
+        if not marker.exists():
+            raise DataError("not empty", where=str(home), fix="Give a new or empty folder with --out.")
+        for made in ("data", "results"):
+            shutil.rmtree(home / made, ignore_errors=True)
+    home.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    return home.resolve()
+
+
+def _trained(results: Path) -> str:
+    with (results / "train" / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    best = max(float(row["val_auroc"]) for row in rows if row["val_auroc"])
+    return f"{len(rows)} epochs on a local Ray, best validation AUROC {best:.4f}"
+
+
+def _evaluated(results: Path) -> str:
+    figures = json.loads((results / "evaluate" / "metrics.json").read_text(encoding="utf-8"))
+    return (
+        f"test AUROC {figures['auroc']:.4f}, recall {figures['recall']:.3f}, false calls {figures['false_call_rate']:.3f} "
+        f"at threshold {figures['threshold']:.3f}"
+    )
+
+
+def _inferred(results: Path) -> str:
+    decisions = [row["prediction"] for row in _decisions(results)]
+    return f"{len(decisions)} rows: {decisions.count('PASS')} PASS, {decisions.count('FAIL')} FAIL"
+
+
+def _exported(results: Path) -> str:
+    manifest = json.loads((results / "export" / "bundle" / "manifest.json").read_text(encoding="utf-8"))
+    error = max(engine["parity"]["max_error"] for engine in manifest["engines"])
+    return f"ONNX agrees with PyTorch to {error:.0e}"
+
+
+def _served(home: Path, results: Path) -> str:
+    """Start the service, send real requests, and hold the answers against `inference.csv`."""
+    import requests
+
+    from ray_jobs import serve
+    from serve.settings import ModelSettings, ServiceSettings
+
+    pictures = home / "data" / "images"
+    settings = ServiceSettings(models=(ModelSettings(name="boards", bundle=str(results / "export" / "bundle")),))
+    rows = _decisions(results)[:REQUESTS]
+    worst = 0.0
+    with serve.start(settings, port=serve.free_port()) as service:
+        for row in rows:
+            files = {
+                part: next((pictures / row[column]).glob(f"{row['object_name']}.*")).read_bytes()
+                for part, column in (("test", "input_path"), ("golden", "golden_path"))
+            }
+            answer = requests.post(
+                f"{service.url}/v1/models/boards/inspect",
+                files={part: (part, content) for part, content in files.items()},
+                timeout=60,
+            )
+            answer.raise_for_status()
+            verdict, expected = answer.json(), float(row["siamese_score"])
+            worst = max(worst, abs(verdict["score"] - expected) / max(1.0, abs(expected)))
+            clear = abs(expected - verdict["threshold"]) > TOLERANCE
+            if clear and verdict["prediction"] != row["prediction"]:
+                raise ChangeNetError(
+                    f"the service calls {row['object_name']} {verdict['prediction']}", where=service.url
+                )
+    if worst > TOLERANCE:
+        raise ChangeNetError(f"its scores differ from inference.csv by {worst:.1e}", where="serve")
+    return f"{len(rows)} HTTP answers, scores of inference.csv to {worst:.0e}"
+
+
+def _decisions(results: Path) -> list[dict[str, str]]:
+    with (results / "inference" / "inference.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _stop_ray() -> None:
+    import ray
+
+    ray.shutdown()
