@@ -89,7 +89,7 @@ def predict(
     """Return (N,) decisions: PASS or FAIL; with class probabilities the most probable class that is not PASS for FAIL.
 
     Args:
-        scores: (N,) scores.
+        scores: (N,) scores; NaN fails.
         threshold: A pair fails when its score is strictly greater.
         classes: (C,) names of the outputs; PASS is one of them.
         probabilities: (N, C) class probabilities, when the classes are real ones.
@@ -97,7 +97,7 @@ def predict(
     >>> predict([0.2, 0.7], Threshold(0.5), classes=("PASS", "open", "short"), probabilities=[[0.8, 0.2, 0], [0.3, 0.1, 0.6]])
     array(['PASS', 'short'], dtype='<U5')
     """
-    fails = np.asarray(scores, dtype=np.float64) > threshold.value
+    fails = ~(np.asarray(scores, dtype=np.float64) <= threshold.value)  # NaN must not pass
     if probabilities is None:
         return np.where(fails, FAIL, PASS)
     defect_classes = [index for index, name in enumerate(classes) if name != PASS]

@@ -93,6 +93,7 @@ def test_nothing_at_all_is_undefined_not_an_error() -> None:
 def test_a_score_that_is_no_number_is_refused_rather_than_passed() -> None:
     with pytest.raises(ValueError, match="NaN"):
         decision_metrics([0.1, float("nan")], [False, True], Threshold(0.5))
+    assert list(predict([float("nan")], Threshold(0.5))) == ["FAIL"]
 
 
 def test_a_single_precision_score_equal_to_the_threshold_passes() -> None:

@@ -1,0 +1,254 @@
+"""Bulk scoring on Ray Data: the rows of a CSV file to scores that keep their row, whatever the number of workers.
+
+Batches are cut by row index before they are distributed, and every batch is computed by one thread; a worker with
+several CPUs works on several batches at once. So the number of workers and of CPUs changes the time, never a byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from changenet import storage
+from changenet.data.annotations import Annotations
+from changenet.data.pairs import PairSource
+from changenet.errors import DataError, Problem
+from changenet.inspection import Inspector
+from ray_jobs import cluster
+from ray_jobs.console import progress
+
+logger = logging.getLogger(__name__)
+
+ERROR = "ERROR"
+COLUMNS = ("siamese_score", "prediction", "error")
+UNITS = 1000  # of work at most, about; each is also a step of the progress bar
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A trained network as every worker opens it.
+
+    Args:
+        path: A checkpoint or a bundle, reachable from every node.
+        engine: `auto`, `torch`, `onnxruntime` or `tensorrt`.
+        encryption_key: Opens encrypted model files.
+        threshold: What to decide by; None for the network's own.
+    """
+
+    path: str
+    engine: str = "auto"
+    encryption_key: str | None = field(default=None, repr=False)
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How scoring is spread over the cluster.
+
+    Args:
+        count: (fewest, most) workers.
+        cpus: CPUs of each: batches it works on at once.
+        use_gpu: One GPU a worker.
+        resources: Further Ray resources of each.
+    """
+
+    count: tuple[int, int] = (1, 1)
+    cpus: int = 1
+    use_gpu: bool = False
+    resources: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The result of every row, in the rows' order.
+
+    Args:
+        scores: (N,) the numbers that the CSV shows; NaN where the row could not be scored.
+        predictions: (N,) PASS or FAIL, or the class; `ERROR` where the row could not be scored.
+        errors: (N,) why not; empty where it could.
+    """
+
+    scores: NDArray[np.float64]
+    predictions: NDArray[np.object_]
+    errors: NDArray[np.object_]
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """Which rows were scored."""
+        return ~np.isnan(self.scores)
+
+    def raise_errors(self, annotations: Annotations) -> None:
+        """Raise a DataError that lists every row without a score, if there is one."""
+        rows = np.flatnonzero(~self.good)
+        if len(rows):
+            raise DataError([Problem(str(self.errors[row]), annotations.where(row)) for row in rows.tolist()])
+
+
+def plan_workers(section: Any, *, asked_gpus: int) -> Workers:
+    """Return the workers that `evaluate.ray` or `inference.ray` asks for, on the cluster that is connected.
+
+    Args:
+        section: `num_workers`, `use_gpu`, `resources_per_worker`.
+        asked_gpus: GPUs that the action asks for over all nodes (TAO's keys).
+    """
+    cluster_cpus, cluster_gpus = cluster.cluster_resources()
+    use_gpu = cluster_gpus > 0 if section.use_gpu is None else section.use_gpu and cluster_gpus > 0
+    if section.use_gpu and not use_gpu:
+        logger.warning("The cluster has no GPU: scoring runs on the CPU.")
+    wanted = section.num_workers or (min(asked_gpus, int(cluster_gpus)) if use_gpu else 1)
+    fewest, most = wanted if isinstance(wanted, tuple) else (wanted, wanted)
+    resources = dict(section.resources_per_worker or {})
+    cpus = resources.pop("CPU", None) or cluster_cpus / most
+    resources.pop("GPU", None)
+    return Workers((fewest, most), max(1, int(cpus)), use_gpu, resources)
+
+
+def score_rows(
+    source: PairSource, *, model: ModelFile, batch_size: int, workers: Workers, title: str = "Scoring"
+) -> Scored:
+    """Score every row on the cluster that is connected; a row that cannot be read never stops the others.
+
+    Args:
+        source: The rows and their pictures, which every node must reach.
+        model: Opened by every worker.
+        batch_size: Pairs a batch.
+        workers: See `plan_workers`.
+        title: Of the progress bar.
+    """
+    import ray
+
+    rows = len(source)
+    parts: dict[str, list[NDArray[Any]]] = {}
+    with _quiet_ray_data(), progress() as bar:
+        task = bar.add_task(title, total=rows)
+        ranges = _ranges(rows, batch_size, lanes=workers.cpus)
+        blocks = ray.data.from_items(ranges, override_num_blocks=len(ranges)).map_batches(
+            _Scorer,
+            fn_constructor_kwargs={
+                "model": model,
+                "source": ray.put(source),
+                "batch_size": batch_size,
+                "lanes": workers.cpus,
+                "device": "cuda" if workers.use_gpu else "cpu",
+            },
+            batch_size=None,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(min_size=workers.count[0], max_size=workers.count[1]),
+            num_cpus=workers.cpus,
+            num_gpus=1 if workers.use_gpu else 0,
+            resources=workers.resources or None,
+        )
+        for block in blocks.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+            for name, column in block.items():
+                parts.setdefault(name, []).append(column)
+            bar.advance(task, len(block["row"]))
+    columns = {name: np.concatenate(pieces) for name, pieces in parts.items()}
+    order = np.argsort(columns["row"])
+    if not np.array_equal(columns["row"][order], np.arange(rows)):
+        raise RuntimeError(f"{len(order)} results for {rows} rows")
+    return Scored(
+        scores=columns["score"][order],
+        predictions=columns["prediction"][order].astype(object),
+        errors=columns["error"][order].astype(object),
+    )
+
+
+def write_scores(path: str, annotations: Annotations, scored: Scored) -> None:
+    """Write a CSV: every input column untouched, then `siamese_score`, `prediction` and `error`.
+
+    Columns of these three names in the input are an earlier run's and are replaced.
+
+    Args:
+        path: Local path or URI.
+        annotations: The rows.
+        scored: Their results.
+    """
+    table = annotations.frame.drop(columns=[name for name in COLUMNS if name in annotations.frame])
+    score, prediction, error = COLUMNS
+    table[score] = ["" if math.isnan(value) else repr(value) for value in scored.scores.tolist()]
+    table[prediction] = scored.predictions
+    table[error] = scored.errors
+    with storage.atomic_write(path) as file:
+        table.to_csv(file, index=False, lineterminator="\n", mode="wb")
+
+
+class _Scorer:
+    """A Ray Data worker: opens the network once, then turns ranges of rows into scores."""
+
+    def __init__(self, *, model: ModelFile, source: Any, batch_size: int, lanes: int, device: str) -> None:
+        import ray
+
+        # One thread a batch: the result of a sum depends on how many threads share it.
+        inspector = Inspector.load(
+            model.path, model.engine, encryption_key=model.encryption_key, threads=1, device=device
+        )
+        self._inspector = inspector if model.threshold is None else inspector.with_threshold(model.threshold)
+        self._source: PairSource = ray.get(source)
+        self._batch_size = batch_size
+        self._lanes = ThreadPoolExecutor(lanes)
+        self._one_at_a_time = threading.Lock() if device != "cpu" else contextlib.nullcontext()
+
+    def __call__(self, ranges: dict[str, NDArray[np.int64]]) -> Iterator[dict[str, NDArray[Any]]]:
+        batches = [
+            range(first, min(first + self._batch_size, int(stop)))
+            for start, stop in zip(ranges["start"], ranges["stop"], strict=True)
+            for first in range(int(start), int(stop), self._batch_size)
+        ]
+        yield from self._lanes.map(self._score, batches)
+
+    def _score(self, rows: range) -> dict[str, NDArray[Any]]:
+        score = np.full(len(rows), np.nan)
+        prediction = np.full(len(rows), ERROR, dtype=object)
+        error = np.full(len(rows), "", dtype=object)
+        pairs = []
+        for place, row in enumerate(rows):
+            try:
+                pairs.append((place, *self._source.read(row)))
+            except DataError as problem:
+                error[place] = _in_one_cell(problem)
+        if pairs:
+            places, tests, goldens = zip(*pairs, strict=True)
+            with self._one_at_a_time:
+                verdicts = self._inspector.inspect_arrays(np.stack(tests), np.stack(goldens))
+            for place, verdict in zip(places, verdicts, strict=True):
+                if math.isfinite(verdict.score):
+                    score[place], prediction[place] = verdict.score, verdict.prediction
+                else:
+                    error[place] = "the network gave no finite score"
+        return {"row": np.arange(rows.start, rows.stop), "score": score, "prediction": prediction, "error": error}
+
+
+def _ranges(rows: int, batch_size: int, *, lanes: int) -> list[dict[str, int]]:
+    """Cut rows into units of work: whole batches, enough of them to keep a worker's lanes busy."""
+    step = batch_size * max(2 * lanes, math.ceil(rows / batch_size / UNITS))
+    return [{"start": start, "stop": min(start + step, rows)} for start in range(0, rows, step)]
+
+
+def _in_one_cell(error: DataError) -> str:
+    """Return the problems without their place, which the row itself tells."""
+    return "; ".join(str(Problem(problem.what, fix=problem.fix)) for problem in error.problems)
+
+
+@contextlib.contextmanager
+def _quiet_ray_data() -> Iterator[None]:
+    """Keep Ray Data's own bars and plans off the terminal: ours is there."""
+    import ray
+
+    context, log = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+    before = context.enable_progress_bars, context.print_on_execution_start, log.level
+    context.enable_progress_bars, context.print_on_execution_start = False, False
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.print_on_execution_start = before[:2]
+        log.setLevel(before[2])

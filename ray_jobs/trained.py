@@ -1,0 +1,211 @@
+"""The trained network that `evaluate` and `inference` name, the rows it is to score, and the threshold to use.
+
+Architecture, preprocessing, lights and threshold come from the checkpoint or bundle. What the spec says about them must
+not contradict it; what it leaves open does not matter.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Literal
+
+from changenet.data.annotations import read_annotations
+from changenet.data.pairs import PairSource
+from changenet.description import ModelDescription, Threshold
+from changenet.errors import Problem, SpecError
+from changenet.evaluation.thresholds import fit_threshold
+from changenet.inspection import Inspector
+from changenet.spec import Experiment
+from ray_jobs import cluster
+from ray_jobs.scoring import ModelFile, Scored, Workers, plan_workers, score_rows
+
+logger = logging.getLogger(__name__)
+
+DATA = "dataset.classify"
+CLASSIFY = "model.classify"
+
+
+class TrainedNetwork:
+    """The checkpoint or bundle of `evaluate` or `inference`, opened once so that what is wrong with it is said first.
+
+    Ray is joined when the first rows are scored.
+
+    Args:
+        experiment: The spec.
+        action: Whose checkpoint, engine, batch size and workers are meant.
+        address: Ray cluster; None for `RAY_ADDRESS` or a local Ray.
+
+    Attributes:
+        file: How workers open it.
+        engine: The engine that runs it.
+        description: What it says about itself.
+
+    Raises:
+        SpecError: The spec names no checkpoint, or contradicts it: every contradiction.
+        CheckpointError: It cannot be read.
+        EngineError: The engine asked for cannot run it.
+    """
+
+    def __init__(
+        self, experiment: Experiment, action: Literal["evaluate", "inference"], *, address: str | None = None
+    ) -> None:
+        section = getattr(experiment, action)
+        if not section.checkpoint:
+            raise SpecError("not given", where=f"{action}.checkpoint", fix="Name a checkpoint or a bundle folder.")
+        self._experiment, self._action, self._address = experiment, action, address
+        self.file = ModelFile(section.checkpoint, section.engine, experiment.secret())
+        inspector = Inspector.load(self.file.path, self.file.engine, encryption_key=self.file.encryption_key)
+        self.engine, self.description = inspector.engine_name, inspector.description
+        problems = list(contradictions(experiment, self.description, self.file.path))
+        if problems:
+            raise SpecError(problems)
+
+    def rows(self, split: Literal["validation", "test", "infer"]) -> PairSource:
+        """Return the rows of a split, whose pictures are prepared as the network was trained.
+
+        Labels are required but for `infer`. The suffix of the files is the network's unless the spec gives one.
+
+        Raises:
+            SpecError: The spec does not name the split.
+            DataError: The CSV file is wrong, or `images_dir` is not a folder.
+        """
+        data, key = self._experiment.dataset.classify, f"{split}_dataset"
+        files = getattr(data, key)
+        missing = [name for name in ("csv_path", "images_dir") if not getattr(files, name)]
+        if missing:
+            raise SpecError([Problem("not given", f"{DATA}.{key}.{name}", "Name it.") for name in missing])
+        return PairSource(
+            annotations=read_annotations(files.csv_path, require_label=split != "infer"),
+            images_dir=files.images_dir,
+            image_ext=data.image_ext if "image_ext" in data.model_fields_set else self.description.image_ext,
+            layout=self.description.layout,
+            num_golden=self.description.num_golden,
+        )
+
+    def score(self, source: PairSource, *, threshold: Threshold | None = None, title: str) -> Scored:
+        """Score rows on the cluster and decide by the threshold (None: the network's own)."""
+        return score_rows(
+            source,
+            model=replace(self.file, threshold=threshold.value if threshold else None),
+            batch_size=self._experiment.batch_size(self._action),
+            workers=self._workers,
+            title=title,
+        )
+
+    def threshold(self) -> Threshold:
+        """Return the threshold to decide by (`choose_threshold`), fitted anew where the spec asks for another."""
+        return choose_threshold(self._experiment, self.description, fit=self._fit)
+
+    @cached_property
+    def _workers(self) -> Workers:
+        cluster.connect(self._address)
+        section = getattr(self._experiment, self._action)
+        return plan_workers(section.ray, asked_gpus=self._experiment.num_gpus(self._action) * section.num_nodes)
+
+    def _fit(self, target: float, margin: float) -> Threshold:
+        if not self._experiment.dataset.classify.validation_dataset.csv_path:
+            stored = self.description.threshold
+            raise SpecError(
+                f"asks for a recall of {target:g}; the network's own threshold is {stored.value:g} "
+                f"(policy {stored.policy}), and there is no validation set to fit another",
+                where="evaluate.threshold",
+                fix=f"Name {DATA}.validation_dataset, leave the key out, or write {CLASSIFY}.eval_margin.",
+            )
+        source = self.rows("validation")
+        scored = self.score(source, title="Fitting the threshold")
+        scored.raise_errors(source.annotations)
+        threshold = fit_threshold(
+            scored.scores, source.annotations.is_defect, policy="recall", target=target, margin=margin
+        )
+        logger.info("Threshold %g fitted on %s.", threshold.value, source.annotations.path)
+        return threshold
+
+
+def choose_threshold(
+    experiment: Experiment, description: ModelDescription, *, fit: Callable[[float, float], Threshold]
+) -> Threshold:
+    """Return the threshold to decide by: what the spec writes beats what the network carries.
+
+    A written `model.classify.eval_margin` is used as it is. A written recall target that is not the one the network's
+    threshold was fitted for is fitted anew, on validation, never on the set that is judged.
+
+    Args:
+        experiment: The spec.
+        description: The network's own threshold.
+        fit: Fits a threshold on validation for (target, margin to fall back to).
+    """
+    stored, choice = description.threshold, experiment.evaluate.threshold
+    if not experiment.threshold_written:
+        return stored
+    margin = _margin(experiment, description)
+    if experiment.threshold_policy == "margin":
+        if experiment.model.classify.eval_margin is None and stored.policy == "margin":
+            return stored
+        return Threshold(margin, "margin")
+    target = choice.target if choice.target is not None else stored.target or 1.0
+    if stored.policy == "recall" and stored.target == target:
+        return stored
+    return fit(target, margin)
+
+
+def _margin(experiment: Experiment, description: ModelDescription) -> float:
+    """Return the written margin, or the default of the network's difference module."""
+    written = experiment.model.classify.eval_margin
+    if description.difference_module == "euclidean":
+        trained = description.spec.get("model", {}).get("classify", {})
+        return float(trained.get("train_margin_euclid", 2.0)) / 2 if written is None else written
+    if written is not None and written > 1:
+        logger.warning("%s.eval_margin is %g, but scores are probabilities: 0.5 is used.", CLASSIFY, written)
+        return 0.5
+    return 0.5 if written is None else written
+
+
+def contradictions(experiment: Experiment, description: ModelDescription, path: str) -> Iterator[Problem]:
+    """Yield every written key that says something else than the network at `path`."""
+    data, layout = experiment.dataset.classify, description.layout
+    stored: dict[str, Any] = {
+        f"{DATA}.image_width": layout.width,
+        f"{DATA}.image_height": layout.height,
+        f"{DATA}.num_golden": description.num_golden,
+        f"{DATA}.classes": description.classes,
+        f"{CLASSIFY}.difference_module": description.difference_module,
+        "model.backbone.type": description.network.get("backbone"),
+    }
+    if "input_map" in data.model_fields_set:
+        stored[f"{DATA}.input_map"] = layout.lights
+    if "num_input" in data.model_fields_set:
+        stored[f"{DATA}.num_input"] = len(layout.lights)
+    if len(layout.lights) > 1:
+        stored[f"{DATA}.concat_type"] = layout.concat
+        if layout.concat == "grid":
+            stored[f"{DATA}.grid_map"] = layout.grid
+    for key, expected in stored.items():
+        written = _written(experiment, key)
+        if written is not None and written != expected:
+            shown = list(written) if isinstance(written, tuple) else written
+            wanted = list(expected) if isinstance(expected, tuple) else expected
+            yield Problem(
+                f"is {shown!r}, but {path} was trained with {wanted!r}",
+                where=key,
+                fix="Leave the key out, or name the checkpoint that was trained so.",
+            )
+
+
+def _written(experiment: Experiment, key: str) -> Any:
+    """Return what the spec file says about a key, in the checkpoint's terms; None where it says nothing."""
+    *sections, name = key.split(".")
+    section: Any = experiment
+    for part in sections:
+        section = getattr(section, part)
+    if name not in section.model_fields_set:
+        return None
+    if name == "input_map":
+        return experiment.lights
+    if name == "grid_map":
+        return experiment.grid
+    if name == "classes":
+        return experiment.classes
+    return getattr(section, name)

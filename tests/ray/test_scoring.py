@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from changenet.data.annotations import read_annotations
+from changenet.data.lights import PictureLayout
+from changenet.data.pairs import PairSource
+from changenet.description import BINARY_CLASSES, ModelDescription, Threshold
+from changenet.errors import DataError
+from changenet.inspection import Inspector
+from changenet.model.network import ChangeNet
+from changenet.training.checkpoint import Checkpoint, save_checkpoint
+from ray_jobs import cluster, evaluate, inference
+from ray_jobs.scoring import ModelFile, Workers, score_rows, write_scores
+
+SIDE = 32
+ROWS = 23
+Checkpoints = Callable[..., str]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    os.environ.update(cluster.ENVIRONMENT)
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # else Ray writes a token into the home folder
+    import ray
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoints:
+    """Writes a checkpoint of an untrained network; any field of its description can be given."""
+
+    def write(*, classes: tuple[str, ...] = BINARY_CLASSES, **fields: Any) -> str:
+        torch.manual_seed(4)
+        layout = fields.pop("layout", PictureLayout(width=SIDE, height=SIDE))
+        network = ChangeNet(
+            backbone="timm/test_efficientnet",
+            image_size=layout.shape[1:],
+            embed_dim=16,
+            num_classes=len(classes),
+            multiclass=classes != BINARY_CLASSES,
+        )
+        description = ModelDescription(
+            network=network.arguments,
+            layout=layout,
+            classes=classes,
+            image_ext=".png",
+            **{"threshold": Threshold(0.5), **fields},
+        )
+        path = str(tmp_path / "model.pth")
+        save_checkpoint(path, Checkpoint(description, network.state_dict()))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    """A folder with `pairs.csv`, a column of its own among the required ones, and pictures of noise."""
+    random = np.random.default_rng(2)
+    rows = [("note", "object_name", "label", "golden_path", "input_path")]
+    for number in range(ROWS):
+        name = f"{number:03d}"
+        for kind in ("test", "golden"):
+            pixels = random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+            path = tmp_path / "images" / kind / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+        rows.append(('NA, "00"' if number % 5 else "", name, "PASS" if number % 3 else "open", "golden", "test"))
+    with (tmp_path / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return tmp_path
+
+
+def pairs_of(folder: Path) -> PairSource:
+    return PairSource(
+        annotations=read_annotations(folder / "pairs.csv"),
+        images_dir=folder / "images",
+        image_ext=".png",
+        layout=PictureLayout(width=SIDE, height=SIDE),
+    )
+
+
+def write_spec(folder: Path, path: str, **changes: Any) -> str:
+    split = {"csv_path": str(folder / "pairs.csv"), "images_dir": str(folder / "images")}
+    classify = {"test_dataset": split, "infer_dataset": split, "batch_size": 4, **changes.pop("data", {})}
+    spec = {
+        "task": "classify",
+        "results_dir": str(folder / "results"),
+        "dataset": {"classify": classify},
+        "evaluate": {"checkpoint": path},
+        "inference": {"checkpoint": path},
+        **changes,
+    }
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    return str(folder / "spec.yaml")
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_scores_keep_csv_order_and_bytes_with_any_number_of_workers(board: Path, checkpoint: Checkpoints) -> None:
+    model, source = ModelFile(checkpoint(), threshold=0.5), pairs_of(board)
+    written = []
+    for workers in (Workers((1, 1), cpus=1), Workers((3, 3), cpus=1), Workers((1, 1), cpus=4)):
+        scored = score_rows(source, model=model, batch_size=4, workers=workers)
+        write_scores(str(board / "out.csv"), source.annotations, scored)
+        written.append((board / "out.csv").read_bytes())
+    assert written[0] == written[1] == written[2]
+
+    inspector = Inspector.load(model.path)
+    alone = [inspector.inspect_arrays(*(picture[None] for picture in source.read(row)))[0] for row in range(ROWS)]
+    assert len({verdict.score for verdict in alone}) == ROWS
+    assert scored.scores == pytest.approx([verdict.score for verdict in alone], abs=1e-5)
+
+
+def test_evaluate_finishes_good_rows_then_lists_the_bad_ones(
+    board: Path, checkpoint: Checkpoints, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (board / "images" / "test" / "005.png").write_bytes(b"no picture")
+    (board / "images" / "golden" / "006.png").unlink()
+    spec = write_spec(board, checkpoint(threshold=Threshold(0.47, "recall", 1.0, (0.9, 1.0))))
+    with pytest.raises(DataError) as raised:
+        evaluate.run(spec)
+    assert [problem.where for problem in raised.value.problems] == [f"{board / 'pairs.csv'}:{line}" for line in (7, 8)]
+    assert "005.png" in str(raised.value)
+
+    folder = board / "results" / "evaluate"
+    figures = json.loads((folder / "metrics.json").read_text())
+    rows = read_csv(folder / "evaluate.csv")
+    assert [row["object_name"] for row in rows] == [f"{number:03d}" for number in range(ROWS)]
+    bad, good = rows[5:7], rows[:5] + rows[7:]
+    assert all(row["prediction"] == "ERROR" and row["error"] and not row["siamese_score"] for row in bad)
+    assert [row["prediction"] for row in good] == [
+        "FAIL" if float(row["siamese_score"]) > 0.47 else "PASS" for row in good
+    ]
+    caught = [row["prediction"] == "FAIL" for row in good if row["label"] != "PASS"]
+    assert figures["pairs"] == ROWS - 2
+    assert figures["recall"] == sum(caught) / len(caught)
+    assert (figures["threshold"], figures["threshold_policy"]) == (0.47, "recall")
+
+    assert {path.name for path in folder.glob("*.png")} >= {"roc.png", "confusion_matrix.png"}
+    assert "pairs.csv:7" in (folder / "report.html").read_text()
+    assert "report.html" in capsys.readouterr().out
+    status = [json.loads(line) for line in (folder / "status.json").read_text().splitlines()]
+    assert status[-1]["status"] == "FAILURE"
+    kpis = next(line["kpi"] for line in status if "kpi" in line)
+    assert kpis == pytest.approx(figures["tao"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_inference_needs_no_labels(board: Path, checkpoint: Checkpoints) -> None:
+    text = (board / "pairs.csv").read_text().replace("label", "remark", 1)
+    (board / "pairs.csv").write_text(text)
+    assert inference.run(write_spec(board, checkpoint())) == 0
+    rows = read_csv(board / "results" / "inference" / "inference.csv")
+    assert len(rows) == ROWS
+    assert all(row["siamese_score"] and row["prediction"] in ("PASS", "FAIL") for row in rows)
+
+
+@pytest.mark.slow
+def test_real_classes_are_named_and_counted(board: Path, checkpoint: Checkpoints) -> None:
+    path = checkpoint(classes=("PASS", "open", "short"), threshold=Threshold(0.6, "margin"))
+    assert evaluate.run(write_spec(board, path)) == 0
+    folder = board / "results" / "evaluate"
+    for row in read_csv(folder / "evaluate.csv"):
+        assert (row["prediction"] in ("open", "short")) == (float(row["siamese_score"]) > 0.6)
+    matrix = json.loads((folder / "metrics.json").read_text())["confusion_matrix"]
+    assert sum(map(sum, matrix["counts"])) == ROWS
+
+
+@pytest.mark.slow
+def test_a_new_recall_target_is_fitted_on_validation(board: Path, checkpoint: Checkpoints) -> None:
+    spec = write_spec(board, checkpoint(threshold=Threshold(0.3, "recall", 1.0)))
+    split = {"csv_path": str(board / "pairs.csv"), "images_dir": str(board / "images")}
+    evaluate.run(spec, ["evaluate.threshold.target=0.5", f"dataset.classify.validation_dataset={json.dumps(split)}"])
+    figures = json.loads((board / "results" / "evaluate" / "metrics.json").read_text())
+    assert figures["threshold_policy"] == "recall"
+    assert figures["threshold"] != 0.3
+    assert figures["recall"] == 0.5
