@@ -151,8 +151,10 @@ def serve(
         str | None, typer.Option("-e", "--experiment-spec-file", help="Experiment spec with a serve section.")
     ] = None,
     overrides: Overrides = None,
-    host: Annotated[str, typer.Option(help="Interface to listen on; others than this machine: 0.0.0.0.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[
+        str | None, typer.Option(help="Interface to listen on (default 127.0.0.1; 0.0.0.0 = all).", show_default=False)
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port (default 8000).", show_default=False)] = None,
     address: Address = None,
 ) -> None:
     """Serve bundles over HTTP with Ray Serve; the inspection page is at /."""

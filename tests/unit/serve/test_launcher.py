@@ -47,3 +47,13 @@ def test_loopback_is_recognised():
 def test_free_port_can_be_bound():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", free_port()))
+
+
+def test_models_of_the_spec_and_of_the_options_come_together(tmp_path):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(f"results_dir: {tmp_path}/results\nserve: {{models: {{a: {tmp_path}/a, b: {tmp_path}/b}}}}\n")
+    with pytest.raises(SpecError) as caught:
+        run(spec=str(spec), models=[f"b={tmp_path}/better", f"c={tmp_path}/c"], port=free_port())
+    named = {problem.where for problem in caught.value.problems}
+    assert named == {f"{tmp_path}/{name}" for name in ("a", "better", "c")}
+    assert not (tmp_path / "results").exists(), "nothing is written for a service that cannot start"
