@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -10,6 +11,8 @@ from yaml import YAMLError
 
 from changenet.spec.keys import section_at
 from changenet.spec.tree import Path, Tree, get, merged, parse_path, put
+
+_COMPACT_KEY = re.compile(r"([{,]\s*\w+):(?=\S)")
 
 
 def parse_override(text: str) -> tuple[Path, Any]:
@@ -43,27 +46,27 @@ def parse_value(text: str) -> Any:
     >>> parse_value("{a:1,b:[2,3]}")
     {'a': 1, 'b': [2, 3]}
     """
-    # Indented under a key, the text keeps its meaning in flow form, and OmegaConf's YAML reads 1e-4 as a number.
+    try:
+        value = _load(text)
+    except YAMLError:
+        if not text.lstrip().startswith("{"):
+            raise
+        return _load(_spaced(text))
+    compact = isinstance(value, dict) and any(item is None and ":" in str(name) for name, item in value.items())
+    return _load(_spaced(text)) if compact else value
+
+
+def _load(text: str) -> Any:
+    # OmegaConf's YAML reads 1e-4 as a number, as its spec files do.
     tree = OmegaConf.to_container(OmegaConf.create(f"value: {text}" if text.strip() else "value: null"), resolve=False)
     if not isinstance(tree, dict) or list(tree) != ["value"]:
         raise YAMLError("more than one value")
-    return _hydra(tree["value"])
+    return tree["value"]
 
 
-def _hydra(value: Any) -> Any:
-    """Read Hydra's `{a:1}`, which YAML takes for one key without a value."""
-    if isinstance(value, list):
-        return [_hydra(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    read: dict[Any, Any] = {}
-    for name, item in value.items():
-        head, colon, tail = str(name).partition(":")
-        if item is None and colon:
-            read[head] = parse_value(tail)
-        else:
-            read[name] = _hydra(item)
-    return read
+def _spaced(text: str) -> str:
+    """Give the keys of Hydra's `{a:1}` the blank that YAML needs: without, it is one key with no value."""
+    return _COMPACT_KEY.sub(r"\1: ", text)
 
 
 def apply_override(tree: Tree, path: Path, value: Any) -> None:

@@ -77,23 +77,17 @@ def modern_form(file: str) -> str:
 
 def key_table() -> str:
     """Return the Markdown tables of all keys, a table a section."""
-    lines: list[str] = []
-    group = None
+    groups: dict[str, list[str]] = {}
     for path, key in all_keys().items():
-        section = path.rpartition(".")[0]
-        if section != group:
-            group = section
-            lines += [
-                "",
-                f"### `{section}`" if section else "### Top level",
-                "",
-                "| key | default | allowed | meaning |",
-                "|---|---|---|---|",
-            ]
+        section, _, name = path.rpartition(".")
         default = "required" if key.field.is_required() else f"`{flow(key.default)}`"
         effect = next((_effect(entry) for entry in TABLE if f"{path}.".startswith(f"{entry.path}.")), "")
-        cells = (f"`{path.rpartition('.')[2]}`", default, key.allowed, f"{key.field.description}{effect}")
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        cells = (f"`{name}`", default, key.allowed, f"{key.field.description}{effect}")
+        groups.setdefault(section, []).append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    lines = []
+    for section, rows in groups.items():
+        title = f"### `{section}`" if section else "### Top level"
+        lines += [title, "", "| key | default | allowed | meaning |", "|---|---|---|---|", *rows, ""]
     return "\n".join(lines).strip() + "\n"
 
 

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+
+from changenet.spec.effects import TABLE
+
+NO_EFFECT = [
+    ("model_name=x", "model_name"),
+    ("wandb.project=boards", "wandb"),
+    ("wandb={name: a, tags: [b]}", "wandb"),
+    ("model.decode_head.in_channels=[1,2,3,4]", "model.decode_head.in_channels"),
+    ("model.decode_head.in_index=[0,1]", "model.decode_head.in_index"),
+    ("model.classify.embedding_vectors=7", "model.classify.embedding_vectors"),
+    ("model.classify.train_margin_euclid=3", "model.classify.train_margin_euclid"),
+    ("model.precise_msda=true", "model.precise_msda"),
+    ("dataset.classify.concat_type=grid", "dataset.classify.concat_type"),
+    ("dataset.classify.grid_map={x: 4}", "dataset.classify.grid_map"),
+    ("dataset.classify.quant_calibration_dataset.images_dir=c", "dataset.classify.quant_calibration_dataset"),
+    ("dataset.classify.augmentation_config.random_flip.hflip_probability=0.1", "random_flip"),
+    ("dataset.classify.augmentation_config.with_scale_random_crop.scale_range=[1, 2]", "with_scale_random_crop"),
+    ("train.optim.momentum=0.5", "train.optim.momentum"),
+    ("train.optim.betas=[0.9, 0.99]", "train.optim.betas"),
+    ("train.checkpointer.enable_topk=true", "train.checkpointer.enable_topk"),
+    ("train.checkpointer.filename=x", "train.checkpointer.filename"),
+    ("train.ray.num_workers=[1, 2]", "train.ray.num_workers"),
+    ("evaluate.vis_after_n_batches=3", "evaluate.vis_after_n_batches"),
+    ("inference.is_quantized=true", "inference.is_quantized"),
+    ("evaluate.trt_engine=x", "evaluate.trt_engine"),
+    ("export.gpu_id=1", "export.gpu_id"),
+    ("export.serialize_nvdsinfer=true", "export.serialize_nvdsinfer"),
+    ("export.format=xdl", "export.format"),
+    ("gen_trt_engine.tensorrt.data_type=fp16", "gen_trt_engine"),
+    ("quantize.layers=[{module_name: '*'}]", "quantize"),
+    ("model.classify.eval_margin=2.0", "model.classify.eval_margin"),
+    ("dataset.classify.num_classes=5", "dataset.classify.num_classes"),
+]
+
+
+@pytest.mark.parametrize(("override", "key"), NO_EFFECT)
+def test_a_value_without_effect_is_exactly_one_warning(load, override: str, key: str) -> None:
+    (warning,) = load("", override).warnings
+    assert warning.startswith("command line: ")
+    assert key in warning
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["model.classify.embed_dec=9"], "model.classify.embed_dec"),
+        (["model.classify.learnable_difference_modules=2"], "learnable_difference_modules"),
+        (["model.decode_head.align_corners=true"], "align_corners"),
+        (["model.decode_head.decoder_params.embed_dim=9"], "decoder_params"),
+        (["train.classify.cls_weight=[1, 5]"], "train.classify.cls_weight"),
+    ],
+)
+def test_keys_of_the_learnable_comparison_say_so_with_the_euclidean_one(load, overrides: list[str], key: str) -> None:
+    (warning,) = load("", "model.classify.difference_module=euclidean", *overrides).warnings
+    assert key in warning
+
+
+def test_the_monitor_that_loses_is_named(load) -> None:
+    (warning,) = load("", "train.optim.monitor_name=val_acc", "train.checkpointer.monitor=val_far").warnings
+    assert "train.optim.monitor_name" in warning
+
+
+def test_a_margin_without_part_in_the_threshold_is_named(load) -> None:
+    (warning,) = load("", "model.classify.eval_margin=0.4", "evaluate.threshold.policy=recall").warnings
+    assert "model.classify.eval_margin" in warning
+    (warning,) = load("", "model.classify.eval_margin=0.4", "evaluate.threshold.target=0.9").warnings
+    assert "evaluate.threshold.target" in warning
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "wandb={enable: true, project: TAO Toolkit, tags: [training, tao-toolkit]}",
+        "wandb={enable: false, project: x}",
+        "model.decode_head.in_channels=[128, 256, 384, 384]",
+        "model.decode_head.use_summary_token=false",
+        "train.use_distributed_sampler=true",
+        "evaluate.vis_after_n_batches=1",
+        "export.opset_version=17",
+        "export.on_cpu=true",
+        "gen_trt_engine={input_width: 256, opset_version: 17, tensorrt: {max_batch_size: 1}}",
+        "dataset.segment={root_dir: /d, img_size: 256, num_classes: 4, augmentation: {random_flip: {enable: false}}}",
+        "train.segment={loss: mmiou, weights: [1]}",
+        "dataset.classify.augmentation_config.random_flip.enable=false",
+    ],
+)
+def test_taos_defaults_and_sections_of_other_tasks_are_silent(load, override: str) -> None:
+    assert load("", override).warnings == ()
+
+
+def test_every_entry_of_the_table_names_known_keys() -> None:
+    assert [entry.path for entry in TABLE if not entry.defaults()] == []
