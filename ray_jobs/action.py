@@ -52,7 +52,8 @@ class Action(contextlib.AbstractContextManager["Action"]):
         Raises:
             SpecError: Everything that is wrong with the spec.
         """
-        loaded = load_spec(spec, overrides)
+        # Only training builds the network that the spec describes; the others take it from a checkpoint, or need none.
+        loaded = load_spec(spec, overrides, builds_network=name == "train")
         for warning in loaded.warnings:
             logger.warning("%s", warning)
         return cls(name, loaded.experiment)

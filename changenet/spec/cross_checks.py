@@ -34,6 +34,7 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     yield from _weights(experiment)
     yield from _classes(experiment)
     yield from _lights(experiment)
+    yield from _file_names(experiment)
     yield from _intervals(experiment)
     yield from _encoder(experiment)
     yield from _sizes(experiment)
@@ -114,6 +115,14 @@ def _lights(experiment: Experiment) -> Iterator[Finding]:
     elif data.concat_type == "grid" and count > 1 and count % 2:
         # TAO lays an odd number of lights out linearly without a word.
         yield Finding((keys[-1], *keys[:-1]), f"is 'grid', but {count} lights are an odd number", "Use linear.")
+
+
+def _file_names(experiment: Experiment) -> Iterator[Finding]:
+    suffix = experiment.dataset.classify.image_ext
+    if suffix and "." not in suffix:
+        yield Finding(
+            (f"{DATA}.image_ext",), f"is {suffix!r}, which makes file names without a dot", f"Write '.{suffix}'."
+        )
 
 
 def _intervals(experiment: Experiment) -> Iterator[Finding]:

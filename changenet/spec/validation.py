@@ -51,7 +51,8 @@ def _explain(path: Path, kind: str, value: Any) -> tuple[str, str]:
         return "is missing", f"Add {show_path(path)}."
     known = field_at(path)
     if known is not None:
-        return f"is {_short(value)}", f"Allowed: {allowed(known)}."
+        quotes = " Put it in quotes." if kind == "string_type" and isinstance(value, int | float) else ""
+        return f"is {_short(value)}", f"Allowed: {allowed(known)}.{quotes}"
     guess = nearest(path)
     if guess == "encryption_key":
         return "is not a key of the spec (value not shown)", f"Did you mean {guess}?"

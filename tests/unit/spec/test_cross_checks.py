@@ -47,6 +47,7 @@ EUCLIDEAN = "model.classify.difference_module=euclidean"
         (["model.backbone.freeze_backbone=true"], "model.backbone.freeze_backbone"),
         (["model.backbone.pretrained_backbone_path=bundled"], "model.backbone.pretrained_backbone_path"),
         (["model.backbone.type=timm/x", "model.backbone.feat_downsample=true"], "model.backbone.feat_downsample"),
+        (["dataset.classify.image_ext=png"], "dataset.classify.image_ext"),
         (["train.ray.num_workers=5"], "dataset.classify.batch_size"),
         (["train.ray.num_workers=[3, 2]"], "train.ray.num_workers"),
         (["quantize.mode=static_ptq"], "quantize.mode"),

@@ -74,7 +74,7 @@ def test_all_problems_come_at_once_with_place_value_and_what_is_allowed(problems
     [
         ("train.num_epoch", "train.num_epochs"),
         ("train.lr", "train.optim.lr"),
-        ("trian", "train"),
+        ("trains", "train"),
         ("dataset.batch_size", "dataset.classify.batch_size"),
         ("model.classify.difference_modul", "model.classify.difference_module"),
     ],
