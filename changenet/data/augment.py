@@ -172,10 +172,14 @@ def crop_box(height: int, width: int, generator: np.random.Generator) -> tuple[i
 
 def shift(pictures: Tensor, down: int, right: int) -> Tensor:
     """Move pictures (..., h, w) by whole pixels; the pixels of the edge are repeated into the gap."""
-    height, width = pictures.shape[-2:]
-    rows = (torch.arange(height) - down).clamp_(0, height - 1)
-    columns = (torch.arange(width) - right).clamp_(0, width - 1)
-    return pictures.index_select(-2, rows).index_select(-1, columns)
+    for axis, by in ((-2, down), (-1, right)):
+        size = pictures.shape[axis]
+        by = max(1 - size, min(size - 1, by))
+        kept = pictures.narrow(axis, max(0, -by), size - abs(by))
+        edge = kept.narrow(axis, 0 if by > 0 else -1, 1)
+        gap = [edge] * abs(by)
+        pictures = torch.cat([*gap, kept] if by > 0 else [kept, *gap], dim=axis)
+    return pictures
 
 
 def _blur(batch: Tensor, deviation: float) -> Tensor:
