@@ -132,7 +132,7 @@ def score_rows(
         task = bar.add_task(title, total=rows)
         ranges = _ranges(rows, batch_size, lanes=workers.cpus)
         blocks = ray.data.from_items(ranges, override_num_blocks=len(ranges)).map_batches(
-            _Scorer,
+            Scorer,
             fn_constructor_kwargs={
                 "model": model,
                 "source": ray.put(source),
@@ -181,8 +181,16 @@ def write_scores(path: str, annotations: Annotations, scored: Scored) -> None:
         table.to_csv(file, index=False, lineterminator="\n", mode="wb")
 
 
-class _Scorer:
-    """A Ray Data worker: opens the network once, then turns ranges of rows into scores."""
+class Scorer:
+    """A Ray Data worker: opens the network once, then turns ranges of rows into scores.
+
+    Args:
+        model: What to open.
+        source: The rows, or a reference to them in Ray's object store.
+        batch_size: Pairs a batch.
+        lanes: Batches in work at the same time, one thread each.
+        device: `cpu` or `cuda`; a GPU takes one batch at a time while others are read.
+    """
 
     def __init__(self, *, model: ModelFile, source: Any, batch_size: int, lanes: int, device: str) -> None:
         import ray
@@ -192,12 +200,13 @@ class _Scorer:
             model.path, model.engine, encryption_key=model.encryption_key, threads=1, device=device
         )
         self._inspector = inspector if model.threshold is None else inspector.with_threshold(model.threshold)
-        self._source: PairSource = ray.get(source)
+        self._source: PairSource = ray.get(source) if isinstance(source, ray.ObjectRef) else source
         self._batch_size = batch_size
         self._lanes = ThreadPoolExecutor(lanes)
         self._one_at_a_time = threading.Lock() if device != "cpu" else contextlib.nullcontext()
 
     def __call__(self, ranges: dict[str, NDArray[np.int64]]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield `row`, `score`, `prediction` and `error` of every batch of the ranges `start` to `stop`."""
         batches = [
             range(first, min(first + self._batch_size, int(stop)))
             for start, stop in zip(ranges["start"], ranges["stop"], strict=True)

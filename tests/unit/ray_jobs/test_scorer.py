@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from changenet.data.annotations import read_annotations
+from changenet.data.pairs import PairSource
+from changenet.inspection import Inspector
+from ray_jobs.scoring import ModelFile, Scorer, Workers, plan_workers
+
+ROWS = 11
+
+
+@pytest.fixture
+def source(tmp_path: Path, checkpoint: Any) -> PairSource:
+    random = np.random.default_rng(2)
+    lines = ["input_path,golden_path,label,object_name"]
+    for number in range(ROWS):
+        for kind in ("test", "golden"):
+            path = tmp_path / "images" / kind / f"{number:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+        lines.append(f"test,golden,PASS,{number:03d}")
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    return PairSource(
+        annotations=read_annotations(tmp_path / "pairs.csv"),
+        images_dir=tmp_path / "images",
+        image_ext=".png",
+        layout=checkpoint.description.layout,
+    )
+
+
+def results(source: PairSource, path: str, *, ranges: list[tuple[int, int]], lanes: int = 1) -> dict[str, list[Any]]:
+    scorer = Scorer(model=ModelFile(path), source=source, batch_size=3, lanes=lanes, device="cpu")
+    columns: dict[str, list[Any]] = {"row": [], "score": [], "prediction": [], "error": []}
+    for start, stop in ranges:
+        for block in scorer({"start": np.array([start]), "stop": np.array([stop])}):
+            for name, values in block.items():
+                columns[name] += values.tolist()
+    return columns
+
+
+def test_scores_are_the_inspectors_and_do_not_depend_on_lanes_or_ranges(
+    source: PairSource, checkpoint_file: str
+) -> None:
+    alone = results(source, checkpoint_file, ranges=[(0, ROWS)])
+    assert alone == results(source, checkpoint_file, ranges=[(0, 6), (6, ROWS)], lanes=3)
+    assert alone["row"] == list(range(ROWS))
+    inspector = Inspector.load(checkpoint_file)
+    for row in range(ROWS):
+        (verdict,) = inspector.inspect_arrays(*(picture[None] for picture in source.read(row)))
+        assert alone["score"][row] == pytest.approx(verdict.score, abs=1e-5)
+        assert alone["prediction"][row] == verdict.prediction
+
+
+def test_a_row_that_cannot_be_read_says_why_and_stops_nobody_else(
+    source: PairSource, checkpoint_file: str, tmp_path: Path
+) -> None:
+    (tmp_path / "images" / "test" / "004.png").write_bytes(b"no picture")
+    for name in ("006", "007", "008"):  # a whole batch
+        (tmp_path / "images" / "golden" / f"{name}.png").unlink()
+    found = results(source, checkpoint_file, ranges=[(0, ROWS)])
+    bad = [4, 6, 7, 8]
+    assert np.flatnonzero(np.isnan(found["score"])).tolist() == bad
+    assert [row for row in range(ROWS) if found["prediction"][row] == "ERROR"] == bad
+    assert [row for row in range(ROWS) if found["error"][row]] == bad
+    assert "004.png" in found["error"][4]
+
+
+class Asked:
+    """Stands for `evaluate.ray`."""
+
+    def __init__(self, num_workers: Any = None, use_gpu: bool | None = None, resources: Any = None) -> None:
+        self.num_workers, self.use_gpu, self.resources_per_worker = num_workers, use_gpu, resources
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "expected"),
+    [
+        (Asked(), 0, Workers((1, 1), 8)),
+        (Asked(), 4, Workers((2, 2), 4, use_gpu=True)),
+        (Asked(use_gpu=True), 0, Workers((1, 1), 8)),
+        (Asked(use_gpu=False), 4, Workers((1, 1), 8)),
+        (Asked(num_workers=3), 0, Workers((3, 3), 2)),
+        (Asked(num_workers=(1, 4)), 0, Workers((1, 4), 2)),
+        (Asked(num_workers=20), 0, Workers((20, 20), 1)),
+        (Asked(num_workers=2, resources={"CPU": 3, "camera": 1}), 0, Workers((2, 2), 3, False, {"camera": 1})),
+    ],
+)
+def test_workers_share_the_cpus_of_the_cluster(
+    asked: Asked, gpus: int, expected: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_jobs.cluster.cluster_resources", lambda: (8.0, float(gpus)))
+    assert plan_workers(asked, asked_gpus=2) == expected
