@@ -1,0 +1,106 @@
+"""Fixtures of every test: a small data set of real PNG files, and where real data lies."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+os.environ["RAY_AUTH_MODE"] = "disabled"  # else Ray writes a token into the home folder
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+SIDE = 32
+LABELS = ("PASS", "PASS", "missing", "PASS", "PASS", "bridge")
+
+
+def _picture(random: np.random.Generator, *, base: np.ndarray, defect: bool) -> Image.Image:
+    pixels = base.astype(np.int16) + random.integers(-8, 9, base.shape)
+    if defect:
+        pixels[8:24, 8:24] = 250
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`images/` and `train.csv`, `val.csv`, `test.csv`, `infer.csv`: 24 pairs of 32 px each, a third of them with a bright
+    square where the golden has none.
+    """
+    folder = tmp_path_factory.mktemp("pairs")
+    random = np.random.default_rng(7)
+    for split in ("train", "val", "test", "infer"):
+        rows = []
+        for number in range(24):
+            label, name = LABELS[number % len(LABELS)], f"{split}{number:03d}"
+            base = random.integers(40, 120, (SIDE, SIDE, 3), dtype=np.uint8)
+            for kind in ("test", "golden"):
+                (folder / "images" / kind).mkdir(parents=True, exist_ok=True)
+                picture = _picture(random, base=base, defect=kind == "test" and label != "PASS")
+                picture.save(folder / "images" / kind / f"{name}.png", compress_level=1)
+            rows.append(("test", "golden", label, name))
+        with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("input_path", "golden_path", "label", "object_name"))
+            writer.writerows(rows)
+    return folder
+
+
+@pytest.fixture
+def write_spec(pair_folder: Path, tmp_path: Path) -> Callable[..., str]:
+    """Writes a spec over `pair_folder` with a tiny encoder; keyword arguments are dotted keys with `__` for the dot."""
+
+    def write(**changes: Any) -> str:
+        splits = {"train": "train", "validation": "val", "test": "test", "infer": "infer"}
+        spec: dict[str, Any] = {
+            "task": "classify",
+            "results_dir": str(tmp_path / "results"),
+            "model": {
+                "backbone": {"type": "timm/test_efficientnet"},
+                "decode_head": {"decoder_params": {"embed_dim": 16}},
+            },
+            "dataset": {
+                "classify": {
+                    **{
+                        f"{split}_dataset": {
+                            "csv_path": str(pair_folder / f"{name}.csv"),
+                            "images_dir": str(pair_folder / "images"),
+                        }
+                        for split, name in splits.items()
+                    },
+                    "image_ext": ".png",
+                    "image_width": SIDE,
+                    "image_height": SIDE,
+                    "batch_size": 8,
+                    "workers": 0,
+                    "fpratio_sampling": 1.0,
+                }
+            },
+            "train": {"num_epochs": 2, "optim": {"lr": 0.003, "weight_decay": 0.01}, "tensorboard": {"enabled": True}},
+        }
+        for dotted, value in changes.items():
+            *parents, name = dotted.split("__")
+            section = spec
+            for parent in parents:
+                section = section.setdefault(parent, {})
+            section[name] = value
+        path = tmp_path / "spec.yaml"
+        path.write_text(yaml.safe_dump(spec), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real board pictures (`CHANGENET_REAL_DATA`); the test is skipped without it."""
+    folder = Path(os.environ.get("CHANGENET_REAL_DATA", "../shared/data"))
+    if not (folder / "deeppcb").is_dir():
+        pytest.skip("no real data: set CHANGENET_REAL_DATA")
+    return folder
