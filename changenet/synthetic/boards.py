@@ -183,13 +183,12 @@ def track_distance(canvas: Canvas, artwork: Artwork) -> Floats:
         patch = canvas.patch(bus.frame, min(bus.starts) - margin, -half, max(bus.ends) + margin, half)
         if patch is None:
             continue
-        if len(bus.ends) == 1:
-            v = patch.v
-            beyond = np.maximum(np.float32(bus.starts[0]) - patch.u, patch.u - np.float32(bus.ends[0]))
+        v, lane = repeat(patch.v, bus.pitch, len(bus.ends)) if len(bus.ends) > 1 else (patch.v, None)
+        if lane is None or len(set(bus.starts)) == len(set(bus.ends)) == 1:  # no need to look up each pixel's lane
+            beyond = np.maximum(bus.starts[0] - patch.u, patch.u - bus.ends[0])
         else:
-            v, lane = repeat(patch.v, bus.pitch, len(bus.ends))
-            starts, ends = np.array(bus.starts, np.float32)[lane], np.array(bus.ends, np.float32)[lane]
-            beyond = np.maximum(starts - patch.u, patch.u - ends)
+            starts, ends = np.array(bus.starts, np.float32), np.array(bus.ends, np.float32)
+            beyond = np.maximum(starts[lane] - patch.u, patch.u - ends[lane])
         np.maximum(beyond, np.float32(0), out=beyond)
         view = nearest[patch.window]
         np.minimum(view, np.sqrt(beyond * beyond + v * v) - np.float32(bus.width / 2), out=view)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from changenet.synthetic.boards import Break
-from changenet.synthetic.canvas import Floats, Frame
+from changenet.synthetic.canvas import SIDE, Floats, Frame
+
+MOST_SPECKS = 2
 
 
 @dataclass(frozen=True)
@@ -49,21 +51,17 @@ def good_build(*, joints: int, marking: str, rng: np.random.Generator) -> Build:
         marking: What the part's body says; `#` becomes a digit of the lot.
         rng: Source of the draw.
     """
-    lot = "".join(str(rng.integers(10)) if letter == "#" else letter for letter in marking)
-    specks = int(rng.integers(0, 3))
-    dust = np.column_stack(
-        [
-            rng.uniform(2, 62, (specks, 2)),
-            rng.uniform(0.3, 0.6, specks),
-            rng.choice([0.04, 0.25, 0.4], specks),
-        ]
-    )
-    x, y = rng.normal(0, 0.3, 2).clip(-0.7, 0.7)
+    digits = iter(rng.integers(10, size=len(marking)).tolist())
+    lot = "".join(str(next(digits)) if letter == "#" else letter for letter in marking)
+    specks = rng.random((int(rng.integers(MOST_SPECKS + 1)), 4), dtype=np.float32)
+    specks *= (SIDE, SIDE, 0.25, 0.3)
+    specks[:, 2] += 0.3
+    x, y, turn, silk_x, silk_y = rng.standard_normal(5).clip(-2.3, 2.3).tolist()
     return Build(
-        solder=np.clip(rng.normal(1.0, 0.07, joints), 0.85, 1.18).astype(np.float32),
-        placement=Frame(float(x), float(y), float(np.clip(rng.normal(0, 0.008), -0.02, 0.02))),
-        silk=(float(rng.normal(0, 0.25)), float(rng.normal(0, 0.25))),
-        specks=dust.astype(np.float32),
+        solder=np.clip(1.0 + 0.05 * rng.standard_normal(joints, dtype=np.float32), 0.88, 1.12),
+        placement=Frame(0.3 * x, 0.3 * y, 0.008 * turn),
+        silk=(0.25 * silk_x, 0.25 * silk_y),
+        specks=specks,
         marking=lot,
         shade=float(rng.uniform(0.92, 1.08)),
     )

@@ -36,8 +36,8 @@ class Drift:
     noise: float
 
 
-GOLDEN_DRIFT = Drift(shift=0.3, angle=0.15, exposure=0.03, noise=0.008)
-TEST_DRIFT = Drift(shift=1.0, angle=0.4, exposure=0.06, noise=0.012)
+GOLDEN_DRIFT = Drift(shift=0.3, angle=0.15, exposure=0.03, noise=0.006)
+TEST_DRIFT = Drift(shift=1.0, angle=0.4, exposure=0.05, noise=0.009)
 
 
 @lru_cache(maxsize=1)

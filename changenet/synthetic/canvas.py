@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats: TypeAlias = NDArray[np.float32]
+Floats: TypeAlias = NDArray[np.floating[Any]]
+"""float32 throughout; numpy's type stubs take a product with a Python float for float64, which it is not."""
 Colour: TypeAlias = tuple[float, float, float]
 
 SIDE = 64.0
@@ -101,38 +102,42 @@ class Canvas:
     def __init__(self, pixels: int, camera: Frame) -> None:
         self.pixels = pixels
         self.pixel = SIDE / pixels
-        self.camera = camera
+        self._camera = camera
+        self._turn = math.cos(camera.angle), math.sin(camera.angle)
         self.planes: Floats = np.zeros((5, pixels, pixels), np.float32)  # red, green, blue, metal, height
         self._steps: Floats = (np.arange(pixels, dtype=np.float32) + np.float32(0.5)) * np.float32(self.pixel)
         self._steps -= np.float32(SIDE / 2)
 
     def whole(self) -> Patch:
         """Return the patch of all pixels in board coordinates."""
-        return self._patch(Frame(0.0, 0.0), slice(0, self.pixels), slice(0, self.pixels))
+        seen = self.patch(Frame(0.0, 0.0), -4 * SIDE, -4 * SIDE, 4 * SIDE, 4 * SIDE)
+        assert seen is not None, "a camera stays near the board's middle"
+        return seen
 
     def patch(self, frame: Frame, left: float, top: float, right: float, bottom: float) -> Patch | None:
         """Return the window that holds the box from (left, top) to (right, bottom) of `frame`; None when out of view."""
-        turn = frame.angle - self.camera.angle
-        cos, sin = abs(math.cos(turn)), abs(math.sin(turn))
-        half_u, half_v = (right - left) / 2, (bottom - top) / 2
-        x, y = self.camera.local(*frame.point(left + half_u, top + half_v))
-        columns = self._span(x, cos * half_u + sin * half_v)
-        rows = self._span(y, sin * half_u + cos * half_v)
+        # The frame as the camera sees it: origin (x, y), and how far it is turned.
+        camera_cos, camera_sin = self._turn
+        away_x, away_y = frame.x - self._camera.x, frame.y - self._camera.y
+        x, y = camera_cos * away_x + camera_sin * away_y, camera_cos * away_y - camera_sin * away_x
+        cos, sin = math.cos(frame.angle - self._camera.angle), math.sin(frame.angle - self._camera.angle)
+        u, v = (left + right) / 2, (top + bottom) / 2
+        half_u, half_v = right - u, bottom - v
+        columns = self._span(x + cos * u - sin * v, abs(cos) * half_u + abs(sin) * half_v)
+        rows = self._span(y + sin * u + cos * v, abs(sin) * half_u + abs(cos) * half_v)
         if columns.start >= columns.stop or rows.start >= rows.stop:
             return None
-        return self._patch(frame, rows, columns)
+        # Both coordinates are linear in column and row, so each costs one outer sum.
+        across, down = self._steps[columns] - x, self._steps[rows, None] - y
+        return Patch(
+            (rows, columns),
+            self.planes[:, rows, columns],
+            across * cos + down * sin,
+            down * cos - across * sin,
+            self.pixel,
+        )
 
     def _span(self, middle: float, half: float) -> slice:
         first = int((middle - half + SIDE / 2) / self.pixel) - 1
         last = int((middle + half + SIDE / 2) / self.pixel) + 2
         return slice(max(first, 0), min(last, self.pixels))
-
-    def _patch(self, frame: Frame, rows: slice, columns: slice) -> Patch:
-        # Both coordinates are linear in column and row, so each costs one outer sum.
-        turn = self.camera.angle - frame.angle
-        cos, sin = math.cos(turn), math.sin(turn)
-        u0, v0 = frame.local(self.camera.x, self.camera.y)
-        across, down = self._steps[columns], self._steps[rows, None]
-        u = (across * cos + u0) - down * sin
-        v = (across * sin + v0) + down * cos
-        return Patch((rows, columns), self.planes[:, rows, columns], u, v, self.pixel)

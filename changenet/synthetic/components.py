@@ -13,7 +13,7 @@ from changenet.synthetic.joints import DARK, LEAD, Row, compose, draw_leads
 from changenet.synthetic.shapes import box, disc, dome, ramp, repeat, rounded_box
 
 TERMINAL: Colour = (0.60, 0.59, 0.56)
-MARKING: Colour = (0.30, 0.30, 0.29)
+MARKING: Colour = (0.17, 0.17, 0.165)
 
 
 @dataclass(frozen=True)
@@ -191,11 +191,11 @@ def leaded_part(rng: np.random.Generator) -> Component:
             Row(Frame(-half_u, 0.0, np.pi), 2, half_v * 1.26, **shape),
         )
         return Component("leaded", "Q", half_u, half_v, 6.0, black, rows, "1A##", mark="")
-    count = int(rng.integers(3, 5))
-    pitch = float(rng.uniform(10.0, 12.5))
+    count = int(rng.integers(2, 4))
+    pitch = float(rng.uniform(13.0, 15.5))
     half_u, half_v = float(rng.uniform(11.0, 14.0)), (count - 1) / 2 * pitch + float(rng.uniform(4.0, 5.5))
     width = pitch * 0.56
-    shape = {"near": 3.0, "far": 11.0, "width": width, "lead": width * 0.72, "rise": 4.5, "toe": 7.4}
+    shape = {"near": 2.6, "far": 12.0, "width": width, "lead": width * 0.72, "rise": 4.5, "toe": 7.6}
     rows = (Row(Frame(half_u, 0.0), count, pitch, **shape), Row(Frame(-half_u, 0.0, np.pi), count, pitch, **shape))
     marking = str(rng.choice(["LM358/##A#", "74HC##/##C", "TL072/#K##", "NE555/##"]))
     return Component("leaded", "U", half_u, half_v, 6.5, black, rows, marking, mark="dot")
@@ -204,10 +204,10 @@ def leaded_part(rng: np.random.Generator) -> Component:
 def corner_part(rng: np.random.Generator) -> Component:
     """Draw the corner of a large quad package: leads on two sides, the rest of it outside the picture."""
     black = (float(rng.uniform(0.010, 0.025)),) * 3
-    pitch = float(rng.uniform(7.2, 8.2))
-    half, count = 27.0, 6
+    pitch = float(rng.uniform(10.0, 11.5))
+    half, count = 27.0, 4
     width = pitch * 0.56
-    shape = {"near": 2.6, "far": 10.5, "width": width, "lead": width * 0.70, "rise": 4.5, "toe": 7.0}
+    shape = {"near": 2.4, "far": 11.5, "width": width, "lead": width * 0.70, "rise": 4.5, "toe": 7.0}
     rows = (
         Row(Frame(half, half - 3.4 - (count - 1) / 2 * pitch), count, pitch, **shape),
         Row(Frame(half - 3.4 - (count - 1) / 2 * pitch, half, np.pi / 2), count, pitch, **shape),
@@ -217,7 +217,7 @@ def corner_part(rng: np.random.Generator) -> Component:
 
 def header_part(rng: np.random.Generator) -> Component:
     """Draw the solder side of a pin header: one or two rows of pins in round solder cones."""
-    count, pitch = int(rng.integers(3, 6)), float(rng.uniform(11.5, 13.0))
+    count, pitch = int(rng.integers(3, 5)), float(rng.uniform(13.5, 15.5))
     lines = int(rng.integers(1, 3))
     radius = pitch * 0.34
     shape = {

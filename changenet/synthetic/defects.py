@@ -60,10 +60,10 @@ def insufficient(site: Site, build: Build, rng: np.random.Generator) -> Build:
 
 
 def open_trace(site: Site, build: Build, rng: np.random.Generator) -> Build:
-    """A track is interrupted by 6 to 9 units."""
+    """A track is interrupted by 8 to 12 units."""
     places = track_places(site)
     frame, width = places[int(rng.integers(len(places)))]
-    return replace(build, gap=Break(frame, float(rng.uniform(3.0, 4.5)), width / 2 + 0.8))
+    return replace(build, gap=Break(frame, float(rng.uniform(4.0, 6.0)), width / 2 + 0.8))
 
 
 def scratch(site: Site, build: Build, rng: np.random.Generator) -> Build:
@@ -119,9 +119,9 @@ def track_places(site: Site) -> list[tuple[Frame, float]]:
     places = []
     for bus in site.artwork.buses:
         for lane, (start, end) in enumerate(zip(bus.starts, bus.ends, strict=True)):
-            for u in np.arange(max(start, -SIDE) + 4.5, min(end, SIDE) - 4.5, 2.0):
+            for u in np.arange(max(start, -SIDE) + 5.5, min(end, SIDE) - 5.5, 2.0):
                 place = bus.frame.then(float(u), bus.offset(lane))
-                if site.hidden(place.x, place.y, 3.0) or _covered(site, place):
+                if site.hidden(place.x, place.y, 4.0) or _covered(site, place):
                     continue
                 places.append((place, bus.width))
     return places

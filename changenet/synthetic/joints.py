@@ -62,7 +62,7 @@ class Row:
     def reach(self, margin: float) -> tuple[float, float, float, float]:
         """Return the box (left, top, right, bottom) of all joints in the row's frame, widened by `margin`."""
         half = (self.count - 1) / 2 * self.pitch + self.width / 2 + margin
-        return -margin, -half, self.far + margin, half
+        return min(self.near, 0.0) - margin, -half, self.far + margin, half
 
 
 def compose(outer: Frame, inner: Frame) -> Frame:
@@ -121,7 +121,7 @@ def draw_solder(pads: Pads, amounts: Floats, bridges: tuple[tuple[int, float], .
     if (amounts < STARVED).any():
         patch.paint(patch.cover(pads.distance) * (amount < STARVED), BARE_COPPER, metal=0.45, height=COPPER_HEIGHT)
     distance = pads.distance + (np.float32(1) - amount) * np.float32(row.width * 0.62)
-    height = np.float32(COPPER_HEIGHT) + amount * np.float32(0.9) * dome(distance, row.width * 0.5)
+    height: Floats = COPPER_HEIGHT + amount * np.float32(0.9) * dome(distance, row.width * 0.5)
     if occupied:
         fall = clamp((np.float32(row.far) - patch.u) * np.float32(1 / (row.far - row.toe)))
         height += amount * np.float32(row.rise * 0.55) * fall * fall * ramp(distance, row.width * 0.3)

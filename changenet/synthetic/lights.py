@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from changenet.synthetic.canvas import HEIGHT, METAL, Canvas, Floats
+from changenet.synthetic.shapes import clamp
 
 LIGHTS = ("LowAngleLight", "SolderLight", "UniformLight", "WhiteLight")
 """Names of the lights, in the order of `input_map`."""
@@ -70,60 +71,56 @@ def _shadow(height: Floats, pixel: float) -> Floats:
 
 
 def _blend(surface: Surface, scattered: Floats, mirrored: Floats) -> Floats:
-    """Mix what a point scatters (3, H, W) with what it mirrors (3, H, W), by how much of a metal it is."""
-    mirrored -= scattered
-    mirrored *= surface.metal
-    mirrored += scattered
-    return mirrored
+    """Mix what a point scatters with what it mirrors, by how much of a metal it is."""
+    mixed = mirrored - scattered
+    mixed *= surface.metal
+    mixed += scattered
+    return mixed
 
 
 def white_light(surface: Surface) -> Floats:
     """A white lamp from the upper left above a dim dome: colours, shading and glints."""
-    facing = (
-        np.float32(-0.45) * surface.tilt_x + np.float32(-0.45) * surface.tilt_y + np.float32(0.77) * surface.upright
-    )
-    lit = np.float32(0.32) + np.float32(0.95) * np.maximum(facing, np.float32(0)) * surface.shade
-    x, y = surface.tilt_x + np.float32(0.26), surface.tilt_y + np.float32(0.26)
-    glint = np.exp((x * x + y * y) * np.float32(-26.0))
-    tilt = np.float32(1) - surface.upright * surface.upright
-    sky = np.float32(0.10) + np.float32(0.62) * np.exp(tilt * np.float32(-7.0)) + np.float32(0.95) * glint
-    sky *= np.float32(0.7) + np.float32(0.3) * surface.shade
-    gloss = (np.float32(0.035) * glint * surface.shade)[None]
-    return _blend(surface, surface.colour * lit + gloss, surface.colour * (sky * np.float32(1.35)))
+    facing = 0.77 * surface.upright - 0.45 * (surface.tilt_x + surface.tilt_y)
+    lit = 0.32 + 0.95 * np.maximum(facing, np.float32(0)) * surface.shade
+    x, y = surface.tilt_x + 0.26, surface.tilt_y + 0.26
+    glint = np.exp((x * x + y * y) * -26.0)
+    tilt = 1.0 - surface.upright * surface.upright
+    sky = 0.135 + 0.84 * np.exp(tilt * -7.0) + 1.28 * glint
+    sky *= 0.7 + 0.3 * surface.shade
+    picture: Floats = surface.colour * _blend(surface, lit, sky)
+    picture += 0.035 * glint * surface.shade * (1.0 - surface.metal)  # mask and plastic are a little glossy
+    return picture
 
 
 def uniform_light(surface: Surface) -> Floats:
     """A white dome from all sides: soft, pale, without shadows; slopes are a little darker."""
-    lit = np.float32(0.45) + np.float32(0.55) * surface.upright
-    grey = surface.colour.mean(axis=0)
-    pale = surface.colour * np.float32(0.62) + grey * np.float32(0.33) + np.float32(0.035)
-    sky = (np.float32(0.35) + np.float32(0.55) * surface.upright) * np.float32(1.05)
-    return _blend(surface, pale * lit, pale * sky)
+    lit = 0.45 + 0.55 * surface.upright
+    sky = 0.37 + 0.58 * surface.upright
+    pale = surface.colour * 0.62 + (surface.colour.mean(axis=0) * 0.33 + 0.035)
+    return np.asarray(pale * _blend(surface, lit, sky), np.float32)
 
 
 def low_angle_light(surface: Surface) -> Floats:
     """A bluish ring near the board: level ground stays dark, edges and steep slopes shine."""
-    tilt = np.float32(1) - surface.upright * surface.upright
-    steep = tilt * np.float32(4) * (np.float32(1.06) - tilt)
+    tilt = 1.0 - surface.upright * surface.upright
+    steep = 4.0 * tilt * (1.06 - tilt)
     np.maximum(steep, np.float32(0), out=steep)
     tint = np.array([0.80, 0.93, 1.0], np.float32)[:, None, None]
-    scattered = surface.colour * (np.float32(0.16) + np.float32(0.55) * tilt) + np.float32(0.10) * steep
-    mirrored = (np.float32(0.012) + np.float32(0.85) * steep)[None] * (surface.colour + np.float32(0.25))
+    scattered = surface.colour * (0.16 + 0.55 * tilt) + 0.10 * steep
+    mirrored = (0.012 + 0.85 * steep) * (surface.colour + 0.25)
     return _blend(surface, scattered, mirrored) * tint
 
 
 def solder_light(surface: Surface) -> Floats:
     """Tiers of rings, red above green above blue: the colour of solder tells its slope."""
-    tilt = np.float32(1) - surface.upright * surface.upright  # sine squared of the slope
-    red = np.exp(tilt * np.float32(-16.0))
-    middle = (tilt - np.float32(0.20)) * np.float32(5.5)
+    tilt = 1.0 - surface.upright * surface.upright  # sine squared of the slope
+    red = np.exp(tilt * -16.0)
+    middle = (tilt - 0.20) * 5.5
     green = np.exp(-middle * middle)
-    blue = np.clip(tilt * np.float32(2.6) - np.float32(0.62), np.float32(0), np.float32(1))
-    mirrored = np.stack([red + np.float32(0.10) * green, green * np.float32(0.85), blue + np.float32(0.25) * green])
-    mirrored *= np.float32(0.9)
-    mirrored += np.float32(0.02)
+    blue = clamp(tilt * 2.6 - 0.62)
+    mirrored = 0.9 * np.stack([red + 0.10 * green, 0.85 * green, blue + 0.25 * green]) + 0.02
     tint = np.array([0.42, 0.50, 0.78], np.float32)[:, None, None]
-    scattered = surface.colour * tint * (np.float32(0.35) + np.float32(0.55) * surface.upright) + np.float32(0.006)
+    scattered = surface.colour * tint * (0.35 + 0.55 * surface.upright) + 0.006
     return _blend(surface, scattered, mirrored)
 
 

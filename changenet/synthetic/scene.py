@@ -72,11 +72,11 @@ def _draw_scratch(canvas: Canvas, chain: Floats) -> None:
         return
     distance = strokes(patch.u, patch.v, segments)
     copper = patch.planes[-1] > COPPER_HEIGHT * 0.5
-    groove = patch.cover(distance - np.float32(0.75))
+    groove = patch.cover(distance - np.float32(0.9))
     patch.paint(groove * ~copper, SUBSTRATE)
     patch.paint(groove * copper, (0.62, 0.36, 0.18), metal=0.5)
     patch.raise_by(groove, -0.4)
-    burr = patch.cover(np.abs(distance - np.float32(1.15)) - np.float32(0.3))
+    burr = patch.cover(np.abs(distance - np.float32(1.3)) - np.float32(0.3))
     patch.raise_by(burr, 0.25)
 
 

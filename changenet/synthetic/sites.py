@@ -82,7 +82,7 @@ def _stand(component: Component, rng: np.random.Generator) -> Frame:
 
 def _route(component: Component, frame: Frame, rng: np.random.Generator) -> tuple[tuple[Bus, ...], tuple[Via, ...]]:
     """Lead tracks out of about two thirds of the pads, and through the free stretches of the picture."""
-    width = float(rng.uniform(2.6, 3.8))
+    width = float(rng.uniform(3.8, 5.2))
     buses: list[Bus] = []
     vias: list[Via] = []
     tented = bool(rng.random() < 0.4)

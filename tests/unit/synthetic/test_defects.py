@@ -4,7 +4,7 @@ import pytest
 from changenet.synthetic.defects import DEFECTS, possible_defects, track_places
 from changenet.synthetic.specimens import good_specimen
 
-FEWEST_PIXELS = 10
+FEWEST_PIXELS = 20
 
 
 @pytest.mark.parametrize("kind", DEFECTS)
@@ -41,7 +41,7 @@ def test_breaks_lie_on_tracks_that_are_seen(sites):
     for site in sites:
         for place, width in track_places(site):
             assert not site.hidden(place.x, place.y)
-            assert 2.0 < width < 5.0
+            assert 3.0 < width < 6.0
 
 
 def test_tolerances_of_a_good_specimen_are_smaller_than_any_displacement_that_is_a_defect(sites):
