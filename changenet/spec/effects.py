@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from changenet.spec import encoders
 from changenet.spec.experiment import Experiment
@@ -61,7 +61,8 @@ class WithoutEffect:
 
 
 YET = "this version does not do it yet"
-SCORED = ("evaluate", "inference")
+SCORED: tuple[Literal["evaluate"], Literal["inference"]] = ("evaluate", "inference")
+ACTIONS: tuple[Literal["train", "evaluate", "inference"], ...] = ("train", *SCORED)
 AUGMENTATION = "dataset.classify.augmentation_config"
 
 TABLE: tuple[WithoutEffect, ...] = (
@@ -206,7 +207,11 @@ def _read_differently(experiment: Experiment) -> Iterator[Notice]:
             f"{experiment.num_classes} means PASS against defect, as in TAO; real classes need dataset.classify.classes",
             {"dataset.classify.num_classes": None, "train.classify.cls_weight": None},
         )
-    for action in ("train", *SCORED):
+    for action in ACTIONS:
+        ids, counted = list(getattr(experiment, action).gpu_ids), list(range(experiment.num_gpus(action)))
+        if ids != counted[: len(ids)]:
+            message = f"{ids} is only counted: CUDA_VISIBLE_DEVICES chooses the GPUs of a machine"
+            yield Notice(f"{action}.gpu_ids", message, {f"{action}.gpu_ids": counted})
         workers = getattr(experiment, action).ray.num_workers
         if isinstance(workers, tuple):
             key = f"{action}.ray.num_workers"

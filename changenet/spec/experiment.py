@@ -51,10 +51,10 @@ class Experiment(Section):
     model_name: str = Field(default="visual_changenet", description="Name of the network in TAO's launcher.")
     wandb: Wandb = Wandb()
 
-    @field_validator("results_dir", "encryption_key", mode="before")
+    @field_validator("results_dir", mode="before")
     @classmethod
-    def _empty_is_unset(cls, value: Any, info: Any) -> Any:
-        return cls.model_fields[info.field_name].default if value == "" else value
+    def _empty_is_unset(cls, value: Any) -> Any:
+        return cls.model_fields["results_dir"].default if value == "" else value
 
     def public(self) -> dict[str, Any]:
         """Return plain values without secrets, from which `from_public` rebuilds the experiment."""

@@ -9,6 +9,8 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import yaml
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from changenet.spec.effects import TABLE, WithoutEffect, without_effect
 from changenet.spec.keys import Key, all_keys, field_at, is_list, plain, section_at
@@ -104,13 +106,22 @@ def flow(value: Any) -> str:
     >>> flow({"SolderLight": 0})
     '{SolderLight: 0}'
     """
-    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False, allow_unicode=True)
-    text = text.removesuffix("\n").removesuffix("\n...")
-    try:
-        same = parse_value(text) == value
-    except ValueError:
-        same = False
-    return text if same else json.dumps(value, ensure_ascii=False)
+    *candidates, last = (
+        *(
+            yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False, allow_unicode=plainly)
+            for plainly in (True, False)
+        ),
+        # PyYAML leaves text such as 1e-4 unquoted, which OmegaConf reads as a number.
+        *(json.dumps(value, ensure_ascii=escaped) for escaped in (False, True)),
+    )
+    for text in candidates:
+        shown = text.removesuffix("\n").removesuffix("\n...")
+        try:
+            if parse_value(shown) == value:
+                return shown
+        except (YAMLError, OmegaConfBaseException):
+            continue
+    return last
 
 
 def _effect(entry: WithoutEffect) -> str:

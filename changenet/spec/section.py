@@ -55,13 +55,16 @@ class Section(BaseModel):
     def _drop_unset(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        unset = {name for name, value in values.items() if value is None and cls._null_is_unset(name)}
-        return {name: value for name, value in values.items() if name not in unset}
+        return {name: value for name, value in values.items() if not cls._is_unset(name, value)}
 
     @classmethod
-    def _null_is_unset(cls, name: str) -> bool:
+    def _is_unset(cls, name: str, value: Any) -> bool:
         field = cls.model_fields.get(name)
-        return field is not None and (name in cls.null_is_unset or section_of(field.annotation) is not None)
+        if field is None or value not in (None, ""):
+            return False
+        if value == "":  # TAO's specs write it for files that are not given.
+            return not field.is_required() and field.default is None
+        return name in cls.null_is_unset or section_of(field.annotation) is not None
 
 
 def section_of(annotation: Any) -> type[Section] | None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from changenet.errors import SpecError
 from changenet.spec import load_spec
@@ -52,6 +53,14 @@ def test_a_tao_spec_loads_without_a_word(load) -> None:
 
 def test_an_empty_file_and_empty_sections_are_the_defaults(load) -> None:
     assert load("").experiment == load("model:\ntrain: {optim: null}\n").experiment
+
+
+def test_empty_text_means_not_given_where_taos_specs_write_it(load) -> None:
+    e = load(
+        "results_dir: ''\nencryption_key: ''\ntrain: {resume_training_checkpoint_path: ''}\ndataset: {classify: {image_ext: ''}}"
+    ).experiment
+    assert (e.results_dir, e.encryption_key, e.train.resume_training_checkpoint_path) == ("./results", None, None)
+    assert e.dataset.classify.image_ext == ""  # a name without suffix is a name
 
 
 def test_all_problems_come_at_once_with_place_value_and_what_is_allowed(problems) -> None:
@@ -185,3 +194,10 @@ def test_require_names_every_missing_key(load) -> None:
     with pytest.raises(SpecError) as caught:
         loaded.require("export.checkpoint", "dataset.classify.test_dataset.csv_path")
     assert [problem.what for problem in caught.value.problems] == ["is not set", "is not set"]
+
+
+def test_the_written_experiment_is_itself_a_spec(load) -> None:
+    first = load(TAO_SPEC, "encryption_key=abc", "train.ray.num_workers=2").experiment
+    again = load(yaml.safe_dump(first.public(), sort_keys=False))
+    assert again.warnings == ()
+    assert again.experiment.public() == first.public()
