@@ -129,7 +129,9 @@ def _to_rgb(picture: Image.Image, where: str) -> Image.Image:
         if picture.mode == "F":
             what = "has floating-point pixels"
             raise PictureError(Kind.UNREADABLE, what, where=where, fix="Save it with 8 or 16 bits a channel.")
-        picture.info.pop("transparency", None)  # otherwise convert() reads it and may warn
+        if "transparency" in picture.info:  # convert() would read it and may warn
+            picture = picture.copy()  # the caller's keeps it
+            del picture.info["transparency"]
         return picture if picture.mode == "RGB" else picture.convert("RGB")
     except _DAMAGE as error:
         raise _damaged(error, where) from None

@@ -6,6 +6,7 @@ Imports neither torch nor pandas: worker processes start fast.
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -221,6 +222,7 @@ _checker: RowChecker | None = None
 def start_worker(rules: PictureRules) -> None:
     """Make this process's checker (initialiser of a process pool)."""
     global _checker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends the pool
     _checker = RowChecker(rules)
 
 
