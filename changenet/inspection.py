@@ -6,10 +6,11 @@ inspector.inspect("board_17/C12.jpg", "golden/C12.jpg").prediction
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from changenet.data.images import MAX_PIXELS, PictureSource, decode_picture
 from changenet.description import BINARY_CLASSES, ModelDescription
 from changenet.engines import Engine, load_engine
 from changenet.engines.interface import probabilities
-from changenet.errors import DataError, EngineError, Problem
+from changenet.errors import DataError, EngineError
 from changenet.evaluation.metrics import predict
 
 Picture: TypeAlias = PictureSource | Mapping[str, PictureSource]
@@ -102,12 +103,23 @@ class Inspector:
         Raises:
             DataError: A picture is missing or unreadable, or lights or goldens do not fit: all problems at once.
         """
-        (verdict,) = self.inspect_many([(test, golden)])
+        (verdict,) = self.inspect_arrays(*(array[None] for array in self._prepare_pair(test, golden)))
         return verdict
 
     def inspect_many(self, pairs: Iterable[tuple[Picture, Goldens]], *, batch_size: int = BATCH) -> list[Verdict]:
-        """Judge pairs, in their order (raises as `inspect`, naming the pair's number, from 0)."""
-        return [verdict for batch in _batched(enumerate(pairs), batch_size) for verdict in self._judge(batch)]
+        """Judge pairs, in their order (raises as `inspect`, naming the pair by its number, from 0)."""
+        numbered, verdicts = enumerate(pairs), []
+        while batch := list(islice(numbered, batch_size)):
+            prepared, errors = [], []
+            for number, (test, golden) in batch:
+                try:
+                    prepared.append(self._prepare_pair(test, golden, where=f"pair {number}: "))
+                except DataError as error:
+                    errors.append(error)
+            _raise_all(errors)
+            tests, goldens = zip(*prepared, strict=True)
+            verdicts += self.inspect_arrays(np.stack(tests), np.stack(goldens))
+        return verdicts
 
     def inspect_prepared(self, test: Pixels, goldens: Sequence[Pixels]) -> Verdict:
         """Judge one pair of pictures that `prepare_picture` returned; goldens as for `inspect`."""
@@ -153,38 +165,25 @@ class Inspector:
                 picture is wrong, the `PictureError` that says what kind of trouble it is.
         """
         lights = self.description.layout.lights
-        by_light = picture if isinstance(picture, Mapping) else {"": picture}
         if lights != ("",) and not isinstance(picture, Mapping):
-            raise DataError(
-                "one picture, but the network compares several lights"
-                if len(lights) > 1
-                else "a picture without light",
-                where=where,
-                fix=f"Give a mapping of each light to its picture: {', '.join(lights)}.",
-            )
-        problems = [
-            Problem(f"no picture of the light {light!r}", where, f"Give {', '.join(map(repr, lights))}.")
-            for light in lights
-            if light not in by_light
-        ]
-        problems += [
-            Problem(f"there is no light {light!r}", where, f"Give {', '.join(map(repr, lights))}.")
-            for light in by_light
-            if light not in lights
-        ]
-        decoded, errors = [], []
+            fix = f"Give a mapping of each light to its picture: {', '.join(lights)}."
+            raise DataError("one picture for a network that compares lights", where=where, fix=fix)
+        by_light = picture if isinstance(picture, Mapping) else {"": picture}
+        fix = f"Give {', '.join(map(repr, lights))}."
+        missing = [f"no picture of the light {light!r}" for light in lights if light not in by_light]
+        unknown = [f"there is no light {light!r}" for light in by_light if light not in lights]
+        errors = [DataError(what, where=where, fix=fix) for what in missing + unknown]
+        decoded = []
         for light in lights:
-            try:
-                if light in by_light:
-                    place = " ".join(filter(None, (where, light)))
-                    decoded.append(decode_picture(by_light[light], where=place, max_pixels=max_pixels))
-            except DataError as error:
-                errors.append(error)
-        if len(errors) == 1 and not problems:
-            raise errors[0]
-        problems += [problem for error in errors for problem in error.problems]
-        if problems:
-            raise DataError(problems)
+            if light in by_light:
+                source = by_light[light]
+                path = str(source) if isinstance(source, (str, os.PathLike)) else ""
+                place = " ".join(filter(None, (where, light, path)))
+                try:
+                    decoded.append(decode_picture(source, where=place, max_pixels=max_pixels))
+                except DataError as error:
+                    errors.append(error)
+        _raise_all(errors)
         return self.description.layout.combine(decoded)
 
     def self_test(self) -> float:
@@ -206,33 +205,23 @@ class Inspector:
             )
         return error
 
-    def _judge(self, batch: Sequence[tuple[int, tuple[Picture, Goldens]]]) -> list[Verdict]:
-        tests, goldens, problems = [], [], []
-        for number, (test, golden) in batch:
-            many = list(golden) if isinstance(golden, (list, tuple)) else [golden]
-            prepared = []
-            for role, picture in [("test", test), *(("golden", each) for each in many)]:
-                try:
-                    prepared.append(self.prepare_picture(picture, where=_place(number, role, picture)))
-                except DataError as error:
-                    problems += error.problems
+    def _prepare_pair(self, test: Picture, golden: Goldens, *, where: str = "") -> tuple[Pixels, Pixels]:
+        many = cast("list[Picture]", list(golden) if isinstance(golden, (list, tuple)) else [golden])
+        prepared, errors = [], []
+        for role, picture in [("test", test), *(("golden", each) for each in many)]:
             try:
-                stacked = self._stack_goldens(prepared[1:]) if len(prepared) == 1 + len(many) else None
+                prepared.append(self.prepare_picture(picture, where=f"{where}{role}"))
             except DataError as error:
-                problems += error.problems
-            else:
-                if stacked is not None:
-                    tests.append(prepared[0])
-                    goldens.append(stacked)
-        if problems:
-            raise DataError(problems)
-        return self.inspect_arrays(np.stack(tests), np.stack(goldens))
+                errors.append(error)
+        _raise_all(errors)
+        return prepared[0], self._stack_goldens(prepared[1:], where=where)
 
-    def _stack_goldens(self, goldens: Sequence[Pixels]) -> Pixels:
+    def _stack_goldens(self, goldens: Sequence[Pixels], *, where: str = "") -> Pixels:
         """Return (3, H, W), or (N, 3, H, W) for a network that compares with N goldens."""
         wanted = self.description.num_golden
         if not 1 <= len(goldens) <= wanted:
-            raise DataError(f"{len(goldens)} goldens for a network that compares with {wanted}", fix="Give fewer.")
+            what = f"{len(goldens)} goldens for a network that compares with {wanted}"
+            raise DataError(what, where=f"{where}golden", fix=f"Give 1 to {wanted}." if wanted > 1 else "Give one.")
         return goldens[0] if wanted == 1 else np.stack(list(islice(cycle(goldens), wanted)))
 
     def _output(self, test: Pixels, golden: Pixels) -> NDArray[np.float32] | None:
@@ -248,14 +237,9 @@ class Inspector:
         return self.engine.output(test, golden) if len(test) else None
 
 
-def _place(number: int, role: str, picture: Picture) -> str:
-    name = f" {picture}" if isinstance(picture, str) else ""
-    return f"pair {number}: {role}{name}"
-
-
-def _batched(
-    pairs: Iterable[tuple[int, tuple[Picture, Goldens]]], size: int
-) -> Iterator[list[tuple[int, tuple[Picture, Goldens]]]]:
-    remaining = iter(pairs)
-    while batch := list(islice(remaining, size)):
-        yield batch
+def _raise_all(errors: Sequence[DataError]) -> None:
+    """Raise the one error as it is, several as one."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise DataError([problem for error in errors for problem in error.problems])

@@ -110,7 +110,7 @@ def _trace(
     """Trace a module with a free batch on every input; inner names begin with the name of the part."""
     batch = {0: torch.export.Dim("batch", min=1)}
     free = tuple(tuple(batch for _ in each) if isinstance(each, tuple) else batch for each in examples)
-    with _quiet(), torch.no_grad():
+    with _quiet(), _out_of_place(module), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
             examples,
@@ -196,6 +196,19 @@ def _join(first: onnx.ModelProto, second: onnx.ModelProto, names: Sequence[str])
 def _fix_batch(model: onnx.ModelProto, batch_size: int) -> None:
     for value in [*model.graph.input, *model.graph.output]:
         value.type.tensor_type.shape.dim[0].dim_value = batch_size
+
+
+@contextlib.contextmanager
+def _out_of_place(module: nn.Module) -> Iterator[None]:
+    """Let activations return new tensors: the exporter takes in-place ones apart at ten times the cost."""
+    in_place = [each for each in module.modules() if getattr(each, "inplace", False)]
+    for each in in_place:
+        each.inplace = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for each in in_place:
+            each.inplace = True  # type: ignore[assignment]
 
 
 @contextlib.contextmanager

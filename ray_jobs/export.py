@@ -1,0 +1,75 @@
+"""`changenet export`: ONNX and the bundle that serves, checked against the checkpoint. Needs no Ray and no GPU."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from changenet.description import ModelDescription
+from changenet.errors import Problem, SpecError
+from changenet.export.onnx import export_bundle
+from changenet.export.parity import TOLERANCE
+from changenet.spec import Experiment
+from changenet.training.checkpoint import load_checkpoint
+from ray_jobs.action import Action
+from ray_jobs.console import out, result_table
+
+logger = logging.getLogger(__name__)
+
+
+def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False) -> int:
+    """Write `RESULTS/export/bundle/` and `export.onnx_file`, or nothing where they do not agree with the checkpoint.
+
+    Args:
+        spec: The spec file; only `export` and `encryption_key` are read from it.
+        overrides: `key=value` each.
+        overwrite: Replace an earlier export.
+
+    Raises:
+        SpecError: The spec is wrong or contradicts the checkpoint.
+        CheckpointError: The checkpoint cannot be used, or there are files that may not be replaced.
+        EngineError: A graph does not give the checkpoint's scores.
+    """
+    with Action.load("export", spec, overrides) as action:
+        experiment = action.experiment
+        started = time.perf_counter()
+        if not experiment.export.checkpoint:
+            raise SpecError("not given", where="export.checkpoint", fix="Name a checkpoint written by changenet train.")
+        checkpoint = load_checkpoint(experiment.export.checkpoint, encryption_key=experiment.secret())
+        _check_size(experiment, checkpoint.description)
+        logger.info("Tracing %s.", checkpoint.description.network["backbone"])
+        exported = export_bundle(
+            checkpoint,
+            action.path("bundle"),
+            onnx_file=experiment.export.onnx_file or action.path("model.onnx"),
+            opset=experiment.export.opset_version,
+            batch_size=experiment.export.batch_size,
+            encryption_key=experiment.secret(),
+            overwrite=overwrite,
+        )
+        rows = [(path, f"{size / 1e6:,.2f}") for path, size in exported.files.items()]
+        out.print(result_table(f"Export, opset {exported.opset}", ("file", "MB"), rows))
+        out.print(
+            f"Scores agree with the checkpoint to {exported.parity.max_error:.1e} (allowed {TOLERANCE:.0e}); "
+            f"{time.perf_counter() - started:.1f} s.",
+            highlight=False,
+        )
+    return 0
+
+
+def _check_size(experiment: Experiment, description: ModelDescription) -> None:
+    """Make sure that the sizes the spec writes are those of the checkpoint."""
+    _, height, width = description.layout.shape
+    written = {"input_height": experiment.export.input_height, "input_width": experiment.export.input_width}
+    problems = [
+        Problem(
+            f"is {value}, but the checkpoint's pictures (all lights together) have {real}",
+            where=f"export.{key}",
+            fix="Leave the key out.",
+        )
+        for (key, value), real in zip(written.items(), (height, width), strict=True)
+        if value is not None and value != real
+    ]
+    if problems:
+        raise SpecError(problems)

@@ -1,0 +1,94 @@
+"""A tiny trained-looking network, as a checkpoint and as an exported bundle, shared by all unit tests."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SIDE = 32
+
+
+def _checkpoint(**changes: Any) -> Any:
+    import torch
+
+    from changenet.data.lights import PictureLayout
+    from changenet.description import BINARY_CLASSES, ModelDescription, Threshold
+    from changenet.model.network import ChangeNet
+    from changenet.training.checkpoint import Checkpoint
+
+    lights = changes.pop("lights", ("",))
+    classes = changes.pop("classes", BINARY_CLASSES)
+    layout = PictureLayout(lights=lights, width=SIDE, height=SIDE)
+    torch.manual_seed(3)
+    network = ChangeNet(
+        **{
+            "backbone": "timm/test_efficientnet",
+            "image_size": layout.shape[1:],
+            "num_classes": len(classes),
+            "multiclass": classes != BINARY_CLASSES,
+            "embed_dim": 8,
+            "embed_dec": 8,
+            **changes,
+        }
+    )
+    # Statistics and a last layer as training leaves them: otherwise all scores are about the same.
+    pictures = torch.randint(0, 256, (16, *layout.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    network.train()
+    with torch.no_grad():
+        for _ in range(20):
+            output = network(network.normalise(pictures), network.normalise(pictures.roll(1, 0)))
+        if output.ndim == 2:
+            network.head.layers[-1].weight.mul_(8 / output.std())
+    description = ModelDescription(
+        network=network.arguments,
+        layout=layout,
+        threshold=Threshold(0.5, "recall", 1.0, (0.9, 1.0)),
+        classes=classes,
+        image_ext=".png",
+        validation_scores={"edges": [0.0, 0.5, 1.0], "PASS": [9, 0], "defect": [0, 4]},
+        spec={"task": "classify"},
+        metrics={"auroc": 0.99},
+        versions={"torch": "2"},
+        data_hash="0" * 64,
+    )
+    return Checkpoint(description, network.eval().state_dict())
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint() -> Callable[..., Any]:
+    """Return a function that makes a `Checkpoint` of a tiny network; arguments are those of `ChangeNet`."""
+    return _checkpoint
+
+
+@pytest.fixture(scope="session")
+def checkpoint(make_checkpoint: Callable[..., Any]) -> Any:
+    return make_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(checkpoint: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    from changenet.training.checkpoint import save_checkpoint
+
+    path = str(tmp_path_factory.mktemp("checkpoint") / "model_best.pth")
+    save_checkpoint(path, checkpoint)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(checkpoint: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an exported bundle, with `model.onnx` beside it; tests that change it work on a copy."""
+    from changenet.export.onnx import export_bundle
+
+    folder = tmp_path_factory.mktemp("export") / "bundle"
+    export_bundle(checkpoint, folder, onnx_file=folder.with_name("model.onnx"))
+    return folder
+
+
+@pytest.fixture
+def pairs() -> tuple[np.ndarray, np.ndarray]:
+    """Return five tests and goldens, uint8 (5, 3, 32, 32)."""
+    generator = np.random.default_rng(11)
+    test, golden = generator.integers(0, 256, (2, 5, 3, SIDE, SIDE), dtype=np.uint8)
+    return test, golden

@@ -1,0 +1,125 @@
+"""Export to ONNX: the files, the gate, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import onnxruntime
+import pytest
+
+from changenet.bundle import read_bundle
+from changenet.engines import load_engine
+from changenet.engines.torch import TorchEngine
+from changenet.errors import CheckpointError, EngineError
+from changenet.export import onnx as onnx_export
+from changenet.export.onnx import export_bundle, weights_digest
+from changenet.export.parity import check_parity, make_pairs
+from changenet.training.checkpoint import build_network
+
+
+def shapes(values) -> dict[str, list]:
+    return {value.name: value.shape for value in values}
+
+
+def test_graphs_have_taos_names_and_a_free_batch(bundle_folder: Path) -> None:
+    session = onnxruntime.InferenceSession(bundle_folder / "pair.onnx", providers=["CPUExecutionProvider"])
+    assert shapes(session.get_inputs()) == {name: ["batch", 3, 32, 32] for name in ("input_1", "input_2")}
+    assert shapes(session.get_outputs()) == {"output": ["batch", 2]}
+    encoder = onnx.load(bundle_folder / "encoder.onnx")
+    assert [value.name for value in encoder.graph.input] == ["picture"]
+    assert encoder.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert encoder.opset_import[0].version == 18
+
+
+def test_model_onnx_is_the_pair_graph(bundle_folder: Path) -> None:
+    assert bundle_folder.with_name("model.onnx").read_bytes() == (bundle_folder / "pair.onnx").read_bytes()
+
+
+def test_test_and_golden_are_not_interchangeable_in_the_graphs(bundle_folder: Path, pairs) -> None:
+    engine, _, _ = load_engine(str(bundle_folder))
+    test, golden = (picture.astype(np.float32) / 128 - 1 for picture in pairs)
+    assert np.abs(engine.pair(test, golden) - engine.pair(golden, test)).max() > 1e-3
+
+
+def test_graphs_do_not_hold_paths_of_this_machine(bundle_folder: Path) -> None:
+    here = str(Path(onnx_export.__file__).parents[2]).encode()
+    for file in bundle_folder.iterdir():
+        assert here not in file.read_bytes(), file.name
+
+
+def test_manifest_says_how_well_the_graphs_agree(bundle_folder: Path, checkpoint) -> None:
+    manifest = read_bundle(bundle_folder).manifest
+    assert 0 <= manifest.engines[0].parity.max_error <= 1e-4
+    assert manifest.engines[0].precision == "fp32"
+    assert manifest.exported_with["opset"] == "18"
+    assert manifest.weights_sha256 == weights_digest(checkpoint.state)
+
+
+def test_existing_files_are_replaced_only_on_request(bundle_folder: Path, checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="--overwrite"):
+        export_bundle(checkpoint, bundle_folder)
+    file = tmp_path / "model.onnx"
+    file.write_text("mine")
+    with pytest.raises(CheckpointError, match="--overwrite"):
+        export_bundle(checkpoint, tmp_path / "bundle", onnx_file=file)
+    assert file.read_text() == "mine"
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_euclidean_bundle_with_a_fixed_pair_batch_and_a_small_opset(make_checkpoint, tmp_path, caplog) -> None:
+    checkpoint = make_checkpoint(difference_module="euclidean")
+    exported = export_bundle(checkpoint, tmp_path / "bundle", opset=12, batch_size=4)
+    assert exported.opset == 18
+    assert "12 is raised to 18" in caplog.text
+    names = {path.name for path in (tmp_path / "bundle").iterdir()}
+    assert names == {"manifest.json", "selftest.npz", "pair.onnx", "encoder.onnx", "comparator.onnx"}
+    session = onnxruntime.InferenceSession(tmp_path / "bundle" / "pair.onnx", providers=["CPUExecutionProvider"])
+    assert shapes(session.get_inputs())["input_1"] == [4, 3, 32, 32]
+    assert shapes(session.get_outputs()) == {"output": [4]}
+    engine, _, bundle = load_engine(str(tmp_path / "bundle"))
+    assert bundle is not None
+    assert bundle.manifest.batch_size == 4
+    test, golden = make_pairs(3, (3, 32, 32), seed=1)
+    wanted = TorchEngine(build_network(checkpoint)).score(test, golden)
+    np.testing.assert_allclose(engine.score(test, golden), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["timm/tf_efficientnet_lite0", "timm/test_vit", "fan_tiny_8_p4_hybrid"])
+def test_every_kind_of_encoder_exports(backbone: str, make_checkpoint, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(backbone=backbone, learnable_difference_modules=2, classes=("PASS", "open", "short"))
+    exported = export_bundle(checkpoint, tmp_path / "bundle", opset=20)
+    assert exported.parity.max_error <= 1e-4
+    engine, _, _ = load_engine(str(tmp_path / "bundle"))
+    assert engine.output(*make_pairs(3, (3, 32, 32), seed=1)).shape == (3, 3)
+
+
+def test_a_graph_that_disagrees_is_not_written_and_the_first_tensor_is_named(
+    bundle_folder: Path, checkpoint, tmp_path: Path, monkeypatch
+) -> None:
+    graphs = {path.name: onnx.load(path) for path in bundle_folder.glob("*.onnx")}
+    weight = next(each for each in graphs["golden.onnx"].graph.initializer if "difference.1" in each.name)
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) + 5, weight.name))
+    monkeypatch.setattr(onnx_export, "export_graphs", lambda *_, **__: graphs)
+    with pytest.raises(EngineError, match=r"golden\.onnx golden_1 drifts first"):
+        export_bundle(checkpoint, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_score_that_is_no_number_does_not_pass_the_gate(checkpoint) -> None:
+    reference, broken = TorchEngine(build_network(checkpoint)), TorchEngine(build_network(checkpoint))
+    broken.compare = lambda test, _: np.full((len(test[0]), 2), np.nan, np.float32)  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match=r"comparator\.onnx output drifts first"):
+        check_parity(broken, reference, shape=(3, 32, 32), mean=[0.5] * 3, std=[0.5] * 3)
+    exact = check_parity(reference, reference, shape=(3, 32, 32), mean=[0.5] * 3, std=[0.5] * 3)
+    assert exact.max_error == 0
+
+
+def test_pairs_of_the_gate_are_distinct_and_repeatable() -> None:
+    test, golden = make_pairs(7, (3, 24, 16), seed=1)
+    everything = np.concatenate([test, golden]).reshape(14, -1)
+    assert len(np.unique(everything, axis=0)) == 14
+    again = make_pairs(7, (3, 24, 16), seed=1)
+    assert np.array_equal(test, again[0])
+    assert np.array_equal(golden, again[1])
