@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from changenet.errors import CheckpointError, DataError
+from changenet.inspection import Inspector
+from changenet.training.checkpoint import load_checkpoint
+from ray_jobs import cluster, train
+
+Spec = Callable[..., str]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    os.environ.update(cluster.ENVIRONMENT)
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def _rows(results: Path) -> list[dict[str, str]]:
+    with (results / "train" / "metrics.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_writes_what_it_promises(write_spec: Spec, tmp_path: Path, pair_folder: Path) -> None:
+    spec = write_spec(encryption_key=None, model__classify__eval_margin=0.4)
+    assert train.run(spec) == 0
+    folder = tmp_path / "results" / "train"
+    assert sorted(path.name for path in folder.glob("*.pth")) == [
+        "changenet_model_classify_latest.pth",
+        "model_best.pth",
+        "model_epoch_000_step_00003.pth",
+        "model_epoch_001_step_00006.pth",
+    ]
+    assert (folder / "changenet_model_classify_latest.pth").resolve().name == "model_epoch_001_step_00006.pth"
+    assert [row["epoch"] for row in _rows(tmp_path / "results")] == ["0", "1"]
+    assert list((folder / "tensorboard").iterdir())
+    assert yaml.safe_load((folder / "experiment.yaml").read_text())["train"]["num_epochs"] == 2
+    events = [json.loads(line) for line in (folder / "status.json").read_text().splitlines()]
+    messages = [event["message"] for event in events]
+    assert messages[0] == "Starting Visual ChangeNet train."
+    assert messages[1] == "Starting Training Loop."
+    assert messages[-2:] == ["Training loop complete.", "Train finished successfully."]
+    assert {"train_loss", "train_acc", "train_fpr"} <= set(events[2]["kpi"])
+    assert {"val_loss", "val_acc", "val_fpr", "val_far"} <= set(events[3]["kpi"])
+    assert events[-1]["status"] == "SUCCESS"
+
+    description = load_checkpoint(str(folder / "model_best.pth")).description
+    assert (description.threshold.policy, description.threshold.value) == ("margin", 0.4)
+    picture = pair_folder / "images" / "test" / "val000.png"
+    verdict = Inspector.load(str(folder / "model_best.pth")).inspect(picture, picture)
+    assert 0 <= verdict.score <= 1
+
+
+def test_the_same_seed_gives_the_same_network(write_spec: Spec, tmp_path: Path) -> None:
+    states = []
+    for name in ("one", "two"):
+        train.run(write_spec(results_dir=str(tmp_path / name), train__num_epochs=1))
+        states.append(load_checkpoint(str(tmp_path / name / "train" / "changenet_model_classify_latest.pth")).state)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_rerun_goes_on_and_equals_an_undisturbed_run(write_spec: Spec, tmp_path: Path) -> None:
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    # The linear policy depends on num_epochs; a constant rate makes both runs comparable.
+    same = {"train__optim__policy": "step", "train__classify__loss": "ce"}
+    train.run(write_spec(results_dir=str(straight), train__num_epochs=2, **same))
+    train.run(write_spec(results_dir=str(stopped), train__num_epochs=1, **same))
+    first = load_checkpoint(str(stopped / "train" / "changenet_model_classify_latest.pth"))
+    train.run(write_spec(results_dir=str(stopped), train__num_epochs=1, **same))  # nothing left to do
+    again = load_checkpoint(str(stopped / "train" / "changenet_model_classify_latest.pth"))
+    assert all(torch.equal(first.state[name], again.state[name]) for name in first.state)
+    assert len(_rows(stopped)) == 1
+
+
+def test_a_rerun_after_a_lost_epoch_equals_the_run_that_lost_it(write_spec: Spec, tmp_path: Path) -> None:
+    results = tmp_path / "results" / "train"
+    spec = write_spec()
+    train.run(spec)
+    end = load_checkpoint(str(results / "model_epoch_001_step_00006.pth")).state
+    (results / "model_epoch_001_step_00006.pth").unlink()
+    latest = results / "changenet_model_classify_latest.pth"
+    latest.unlink()
+    latest.symlink_to("model_epoch_000_step_00003.pth")
+    train.run(spec)
+    again = load_checkpoint(str(results / "model_epoch_001_step_00006.pth")).state
+    assert all(torch.equal(end[name], again[name]) for name in end)
+    assert [row["epoch"] for row in _rows(tmp_path / "results")] == ["0", "1"]
+
+
+def test_another_network_in_the_same_folder_is_refused_by_name(write_spec: Spec) -> None:
+    train.run(write_spec(train__num_epochs=1))
+    with pytest.raises(CheckpointError, match="embed_dec is 30 in the checkpoint and 7 in the spec"):
+        train.run(write_spec(train__num_epochs=2, model__classify__embed_dec=7))
+
+
+def test_two_workers_train_one_network_and_score_every_validation_row(write_spec: Spec, tmp_path: Path) -> None:
+    spec = write_spec(train__num_epochs=1, train__ray={"num_workers": 2, "resources_per_worker": {"CPU": 1}})
+    train.run(spec)
+    (row,) = _rows(tmp_path / "results")
+    metrics = load_checkpoint(str(tmp_path / "results" / "train" / "model_best.pth")).description.metrics
+    assert metrics["pairs"] == 24
+    assert float(row["val_auroc"]) == pytest.approx(metrics["auroc"], abs=1e-5)
+
+
+def test_options_of_training_are_taken(write_spec: Spec, tmp_path: Path) -> None:
+    spec = write_spec(
+        train__num_epochs=2,
+        train__precision="bf16-mixed",
+        train__ema_decay=0.5,
+        train__clip_grad_norm=1.0,
+        train__accumulate_grad_batches=2,
+        train__checkpoint_interval=1,
+        train__checkpoint_interval_unit="step",
+        model__classify__difference_module="euclidean",
+    )
+    train.run(spec)
+    folder = tmp_path / "results" / "train"
+    # Three batches an epoch, two a step: one whole step and the rest of the epoch.
+    names = sorted(path.name for path in folder.glob("model_epoch_*.pth"))
+    assert names == [f"model_epoch_{e:03d}_step_{s:05d}.pth" for e, s in ((0, 1), (1, 3), (1, 4))]
+    checkpoint = load_checkpoint(str(folder / "changenet_model_classify_latest.pth"))
+    assert checkpoint.training["raw_weights"] is not None
+    assert checkpoint.training["averaged_steps"] == 4
+
+
+def test_early_stopping_ends_before_the_last_epoch(write_spec: Spec, tmp_path: Path) -> None:
+    spec = write_spec(train__num_epochs=4, train__early_stopping={"enable": True, "patience": 1, "min_delta": 10.0})
+    train.run(spec)
+    assert len(_rows(tmp_path / "results")) == 2
+    assert (tmp_path / "results" / "train" / "changenet_model_classify_latest.pth").exists()
+
+
+def test_a_set_without_defects_is_refused_before_any_worker_starts(write_spec: Spec, tmp_path: Path) -> None:
+    good = tmp_path / "good.csv"
+    good.write_text("input_path,golden_path,label,object_name\ntest,golden,PASS,train000\n" * 1, encoding="utf-8")
+    with pytest.raises(DataError, match="no defects"):
+        train.run(write_spec(dataset__classify__train_dataset__csv_path=str(good)))
+
+
+def test_secrets_reach_no_written_file(write_spec: Spec, tmp_path: Path) -> None:
+    train.run(write_spec(train__num_epochs=1, encryption_key="horse staple"))
+    for path in (tmp_path / "results").rglob("*"):
+        if path.is_file():
+            assert b"horse staple" not in path.read_bytes(), path
+    with pytest.raises(CheckpointError):
+        load_checkpoint(str(tmp_path / "results" / "train" / "model_best.pth"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_usable_checkpoint_and_the_same_command_goes_on(
+    number: signal.Signals, write_spec: Spec, tmp_path: Path
+) -> None:
+    spec = write_spec(train__num_epochs=400)
+    latest = tmp_path / "results" / "train" / "changenet_model_classify_latest.pth"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray_jobs", "train", "-e", spec], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 180
+    while not latest.exists():
+        assert process.poll() is None, process.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 1
+    done = load_checkpoint(str(latest)).training["progress"]["epoch"]
+    assert done >= 1
+    last = json.loads((tmp_path / "results" / "train" / "status.json").read_text().splitlines()[-1])
+    assert last["status"] == "FAILURE"
+    assert "interrupted" in last["message"]
+    train.run(write_spec(train__num_epochs=done + 1))
+    assert [int(row["epoch"]) for row in _rows(tmp_path / "results")] == list(range(done + 1))
