@@ -90,7 +90,8 @@ def load_backbone(network: ChangeNet, path: str) -> BackboneReport:
         unused=_but_counters(name for name in named if name not in wanted),
         mismatched=tuple(name for name in named if name in wanted and name not in fitting),
     )
-    logger.log(logging.WARNING if report.missing or report.mismatched else logging.INFO, "%s", report)
+    if report.missing or report.mismatched:
+        logger.warning("%s", report)
     return report
 
 

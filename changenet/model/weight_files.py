@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from changenet import storage
@@ -45,7 +46,7 @@ def read_weights(path: str) -> WeightFile:
         raise CheckpointError("no such file", where=path, fix="Check the path.")
     try:
         content = _read_safetensors(path) if path.endswith(".safetensors") else _read_pickled(path)
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, OSError) as error:
+    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError, OSError) as error:
         message = str(error).strip().split("\n")[0]
         raise CheckpointError(f"cannot be read as weights: {message}", where=path, fix="Is it whole?") from error
     if not isinstance(content, dict):

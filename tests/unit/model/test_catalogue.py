@@ -15,8 +15,9 @@ def test_catalogue_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", TAO_BACKBONES)
-@pytest.mark.parametrize("downsample", [False, True])
+@pytest.mark.parametrize(
+    ("name", "downsample"), [("fan_tiny_8_p4_hybrid", True), *((name, False) for name in TAO_BACKBONES)]
+)
 def test_catalogue_agrees_with_the_built_encoder(name: str, downsample: bool) -> None:
     import torch
 

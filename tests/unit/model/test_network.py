@@ -145,12 +145,11 @@ def test_every_trainable_weight_gets_a_gradient(
     output = network(*pictures(batch=6))
     (output * torch.randn(output.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
     idle = [name for name, each in network.named_parameters() if each.requires_grad and each.grad is None]
-    # The deepest map of a timm encoder may be followed by layers that only its own classifier uses.
-    assert not [name for name in idle if not name.startswith("backbone.model.")]
+    assert not idle
     assert all(torch.isfinite(each.grad).all() for each in network.parameters() if each.grad is not None)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.integers(1, 5), columns=st.integers(1, 5), kind=st.sampled_from(["learnable", "euclidean"]))
 def test_fan_takes_any_multiple_of_sixteen(rows: int, columns: int, kind: str, make_network: Make) -> None:
     network = make_network(difference_module=kind, image_size=(16 * rows, 16 * columns))
@@ -166,9 +165,7 @@ def test_fan_refuses_other_sizes() -> None:
 
 @pytest.mark.parametrize("kind", ["learnable", "euclidean"])
 @pytest.mark.parametrize("backbone", ["fan_tiny_8_p4_hybrid", "fan_small_12_p4_hybrid"])
-def test_downsampled_fan_has_a_head_that_fits(
-    kind: str, backbone: str, make_network: Make, pictures: Pictures
-) -> None:
+def test_downsampled_fan_has_a_head_that_fits(kind: str, backbone: str, make_network: Make, pictures: Pictures) -> None:
     network = make_network(backbone=backbone, difference_module=kind, image_size=(32, 64), feat_downsample=True)
     assert network.backbone.widths[-1] == 768
     with torch.no_grad():
@@ -283,6 +280,6 @@ def test_normalise_is_bytes_to_standard_scores() -> None:
 
 
 def test_normalisation_comes_from_the_encoder_unless_it_is_given() -> None:
-    assert ChangeNet(backbone=LITE).arguments["mean"] == [0.5, 0.5, 0.5]
-    assert ChangeNet(image_size=(16, 16)).arguments["std"] == [0.229, 0.224, 0.225]
-    assert ChangeNet(image_size=(16, 16), mean=(0.1, 0.2, 0.3)).arguments["mean"] == [0.1, 0.2, 0.3]
+    assert ChangeNet(backbone=LITE, embed_dim=8).arguments["mean"] == [0.5, 0.5, 0.5]
+    assert ChangeNet(image_size=(16, 16), embed_dim=8).arguments["std"] == [0.229, 0.224, 0.225]
+    assert ChangeNet(image_size=(16, 16), embed_dim=8, mean=(0.1, 0.2, 0.3)).arguments["mean"] == [0.1, 0.2, 0.3]

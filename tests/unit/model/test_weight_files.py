@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from changenet.errors import CheckpointError
+from changenet.model.weight_files import load_exactly, read_weights
+
+
+class Settings:
+    """Stands for what a training program leaves in its checkpoints."""
+
+    def __init__(self) -> None:
+        self.inner = SimpleNamespace(lr=0.1)
+
+
+class Trap:
+    """Would run a command if it were unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"state_dict": x}, lambda x: {"model": x, "epoch": 3}])
+def test_tensors_are_found_where_programs_put_them(wrap: object, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(wrap({"stem.weight": torch.ones(2)}), path)  # type: ignore[operator]
+    assert list(read_weights(str(path)).tensors) == ["stem.weight"]
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    save_file({"stem.weight": torch.ones(2)}, tmp_path / "a.safetensors")
+    assert torch.equal(read_weights(str(tmp_path / "a.safetensors")).tensors["stem.weight"], torch.ones(2))
+
+
+def test_foreign_objects_do_not_bar_the_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {"a": torch.ones(1)}, "hyper_parameters": Settings(), "tao_model": "x"}, path)
+    file = read_weights(str(path))
+    assert list(file.tensors) == ["a"]
+    assert file.tao_model == "x"
+
+
+def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
+    path, mark = tmp_path / "a.pth", tmp_path / "ran"
+    torch.save({"state_dict": {"a": torch.ones(1)}, "extra": Trap(mark)}, path)
+    with pytest.raises(CheckpointError):
+        read_weights(str(path))
+    assert not mark.exists()
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.pth"
+    torch.save({"a": torch.ones(1000)}, whole)
+    (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:1000])
+    (tmp_path / "text.pth").write_text("not weights")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "a.onnx").write_bytes(b"")
+    (tmp_path / "bad.safetensors").write_bytes(b"12345678901234567890")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps([1, 2]))
+    torch.save({"epoch": 3}, tmp_path / "none.pth")
+    torch.save({"state_dict_encrypted": True, "state_dict": b"x"}, tmp_path / "sealed.pth")
+    names = (
+        "cut.pth",
+        "text.pth",
+        "empty.pth",
+        "a.onnx",
+        "bad.safetensors",
+        "plain.pt",
+        "none.pth",
+        "sealed.pth",
+        "no.pt",
+    )
+    for name in names:
+        with pytest.raises(CheckpointError, match=name):
+            read_weights(str(tmp_path / name))
+
+
+def test_loading_exactly_refuses_any_difference_and_changes_nothing() -> None:
+    layer = nn.Linear(2, 3)
+    before = layer.weight.clone()
+    tensors = {"weight": torch.zeros(3, 4), "scale": torch.zeros(1)}
+    with pytest.raises(CheckpointError) as caught:
+        load_exactly(layer, tensors, where="x.pth", fix="")
+    text = str(caught.value)
+    assert "missing: bias" in text
+    assert "left over: scale" in text
+    assert "weight (3, 4) (here (3, 2))" in text
+    assert torch.equal(layer.weight, before)
