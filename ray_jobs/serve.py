@@ -90,6 +90,8 @@ def run(
     Raises:
         ChangeNetError: Everything wrong with the spec, the models or the port, before Ray starts.
     """
+    if overrides and spec is None:
+        raise SpecError(f"{overrides[0]!r} overrides a spec, but none is given", fix="Add -e SPEC.")
     with contextlib.ExitStack() as stack:
         chosen = parse_models(models)
         limits, engine, key = Limits(), "auto", None

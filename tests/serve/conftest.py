@@ -11,14 +11,14 @@ import pytest
 from PIL import Image, ImageDraw
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 LIGHTS = ("SolderLight", "WhiteLight")
 
 
-def make_bundle(folder: Path, *, lights: tuple[str, ...], num_golden: int, seed: int) -> str:
+def make_bundle(folder: Path, *, lights: tuple[str, ...], difference_module: str, seed: int) -> str:
     import torch
 
+    from changenet.data.images import decode_picture
     from changenet.data.lights import PictureLayout
     from changenet.description import ModelDescription, Threshold
     from changenet.export.onnx import export_bundle
@@ -28,34 +28,52 @@ def make_bundle(folder: Path, *, lights: tuple[str, ...], num_golden: int, seed:
     torch.manual_seed(seed)
     layout = PictureLayout(lights=lights, width=32, height=32)
     network = ChangeNet(
-        backbone="timm/test_efficientnet", image_size=layout.shape[1:], embed_dim=8, learnable_difference_modules=2
+        backbone="timm/test_efficientnet",
+        difference_module=difference_module,
+        image_size=layout.shape[1:],
+        embed_dim=8,
+        learnable_difference_modules=2,
     )
+    spread_scores(network, [layout.combine([decode_picture(board(n))] * len(lights)) for n in range(16)])
     description = ModelDescription(
         network=network.arguments,
         layout=layout,
         threshold=Threshold(value=0.5, policy="recall", target=1.0),
-        num_golden=num_golden,
         validation_scores={"edges": [0.0, 0.5, 1.0], "PASS": [9, 0], "defect": [0, 4]},
     )
     export_bundle(Checkpoint(description=description, state=network.state_dict()), folder)
     return str(folder)
 
 
+def spread_scores(network: Any, pictures: list[np.ndarray]) -> None:
+    """Fit the batch statistics to the pictures; untrained, the network would score all pairs alike."""
+    import torch
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            module.momentum = None  # average over the passes
+    batch = network.normalise(torch.from_numpy(np.stack(pictures)))
+    network.train()
+    with torch.no_grad():
+        for _ in range(5):
+            network(batch, batch.flip(0))
+
+
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("bundles")
     return {
-        "pcb": make_bundle(folder / "pcb", lights=("",), num_golden=1, seed=1),
-        "lights": make_bundle(folder / "lights", lights=LIGHTS, num_golden=2, seed=2),
+        "pcb": make_bundle(folder / "pcb", lights=("",), difference_module="learnable", seed=5),
+        "lights": make_bundle(folder / "lights", lights=LIGHTS, difference_module="euclidean", seed=2),
     }
 
 
 @pytest.fixture(scope="session")
 def service(bundles: dict[str, str]) -> Iterator[str]:
-    import ray
-
-    from ray_jobs.serve import free_port, start
+    from ray_jobs.serve import free_port, start  # before ray: it switches usage statistics off
     from serve.settings import ModelSettings, ServiceSettings
+
+    import ray  # isort: skip
 
     ray.init(address="local", num_cpus=2, include_dashboard=False)
     models = tuple(ModelSettings(name=name, bundle=bundle) for name, bundle in bundles.items())

@@ -1,7 +1,7 @@
 """The service as clients meet it: real HTTP to real Ray Serve."""
 
 import itertools
-import socket
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,20 +31,19 @@ def test_sixteen_requests_at_once_get_their_own_scores(service, inspectors, pict
     pairs = list(zip(pictures[:16], pictures[20:36], strict=True))
     expected = [verdict.score for verdict in inspectors["pcb"].inspect_many(pairs)]
     gaps = [abs(one - other) for one, other in itertools.combinations(expected, 2)]
-    assert min(gaps) > 1e-6, "scores too alike to tell a mix-up"
+    assert min(gaps) > 1e-4, "scores too alike to tell a mix-up"
     with ThreadPoolExecutor(16) as clients:
         answers = list(clients.map(lambda pair: inspect(service, {"test": pair[0], "golden": pair[1]}).json(), pairs))
     assert [answer["score"] for answer in answers] == pytest.approx(expected, abs=1e-5)
 
 
-def test_lights_and_several_goldens(service, inspectors, pictures):
-    test, first, second = (
-        dict(zip(("SolderLight", "WhiteLight"), pictures[at : at + 2], strict=True)) for at in (0, 2, 4)
-    )
-    parts = [(f"test.{light}", content) for light, content in test.items()]
-    parts += [(f"golden.{light}", golden[light]) for light in test for golden in (first, second)]
+def test_every_light_is_a_part(service, inspectors, pictures):
+    test = {"SolderLight": pictures[0], "WhiteLight": pictures[1]}
+    golden = {"SolderLight": pictures[2], "WhiteLight": pictures[3]}
+    parts = [(f"golden.{light}", content) for light, content in golden.items()]
+    parts += [(f"test.{light}", content) for light, content in reversed(test.items())]
     answer = inspect(service, parts, "lights").json()
-    assert answer["score"] == pytest.approx(inspectors["lights"].inspect(test, [first, second]).score, abs=1e-5)
+    assert answer["score"] == pytest.approx(inspectors["lights"].inspect(test, golden).score, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_a_body_over_32_mib_is_413(service, announced):
 def test_models_health_and_page(service, bundles):
     assert [model["name"] for model in httpx.get(f"{service}/v1/models").json()["models"]] == list(bundles)
     facts = httpx.get(f"{service}/v1/models/lights").json()
-    assert facts["num_golden"] == 2 and facts["input"]["lights"] == ["SolderLight", "WhiteLight"]
+    assert facts["difference_module"] == "euclidean" and facts["input"]["lights"] == ["SolderLight", "WhiteLight"]
     assert httpx.get(f"{service}/v2/health/live").json() == {"live": True}
     assert httpx.get(f"{service}/v2/health/ready").json() == {"ready": True}
     page = httpx.get(f"{service}/")
@@ -94,7 +93,7 @@ def test_it_listens_on_the_given_interface_only(service):
 
 
 def test_ray_reports_no_usage(service):
-    from ray._private.usage import usage_lib
+    from ray._common.usage import usage_lib
 
     assert not usage_lib.usage_stats_enabled()
 
@@ -120,15 +119,6 @@ def test_the_log_has_a_line_a_request_and_no_pictures(service, pictures):
         # Ray Serve buffers a few lines before it writes them.
         httpx.get(f"{service}/v2/health/live")
     line = next(line for line in text.splitlines() if answer.headers["x-request-id"] in line)
-    import json
-
     record = json.loads(line)
     assert record["path"] == "/v1/models/pcb/inspect" and record["score"] == answer.json()["score"]
     assert "PNG" not in text
-
-
-def test_free_port_is_free():
-    from ray_jobs.serve import free_port
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", free_port()))

@@ -29,6 +29,11 @@ def test_nothing_to_serve_is_an_error():
         run()
 
 
+def test_overrides_need_a_spec():
+    with pytest.raises(SpecError, match=r"serve\.port"):
+        run(models=["pcb=somewhere"], overrides=["serve.port=9000"])
+
+
 def test_missing_bundles_and_a_taken_port_are_told_together(tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

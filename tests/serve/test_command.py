@@ -1,0 +1,40 @@
+"""`changenet serve` as a process of its own."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from ray_jobs.serve import free_port
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_it_is_told_to_stop(bundles, pictures, number):
+    port = free_port()
+    command = [sys.executable, "-m", "ray_jobs", "serve", "--model", f"pcb={bundles['pcb']}", "--port", str(port)]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        lines = []
+        while not lines or "stop" not in lines[-1]:
+            lines.append(process.stdout.readline())
+            assert lines[-1], "it ended before it served"
+        url = re.search(r"http://127\.0\.0\.1:\d+", lines[0]).group()
+        files = {"test": pictures[0], "golden": pictures[1]}
+        assert httpx.post(f"{url}/v1/models/pcb/inspect", files=files, timeout=60).status_code == 200
+        assert f"curl -F test=@test.png -F golden=@golden.png {url}/v1/models/pcb/inspect" in "".join(lines)
+        process.send_signal(number)
+        assert process.wait(timeout=120) == 0
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            httpx.get(f"{url}/v2/health/live", timeout=5)
+        except httpx.TransportError:
+            return
+        time.sleep(0.5)
+    raise AssertionError("something still answers")
