@@ -256,6 +256,7 @@ def _quiet_ray_data() -> Iterator[None]:
     before = context.enable_progress_bars, context.print_on_execution_start, log.level
     context.enable_progress_bars, context.print_on_execution_start = False, False
     log.setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that the bars are off
     try:
         yield
     finally:
