@@ -1,7 +1,7 @@
 """FAN-Hybrid encoders: two ConvNeXt stages, then fully attentional blocks on tokens of 16 x 16 pixels.
 
 Levels at strides 4, 8, 16, 16. Tokens stay (B, H, W, D) wherever they can: that is the memory order of a channels-last
-map, so going to and fro between tokens and maps costs no copy.
+map, so turning tokens into maps and back costs no copy.
 """
 
 from __future__ import annotations
