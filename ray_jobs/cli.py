@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import click
 import typer
 
 from changenet import __version__
@@ -17,7 +16,7 @@ from changenet.errors import ChangeNetError
 class Verbs(typer.core.TyperGroup):
     """Runs a verb: 0 done, 2 the user's input is wrong (one line a problem, no traceback), 1 anything else."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the verb and report what a user can mend on stderr."""
         from ray_jobs.console import err, set_up_logging
 
@@ -32,7 +31,7 @@ class Verbs(typer.core.TyperGroup):
             err.print("Interrupted. What was finished is kept; run the same command again to go on.")
             raise typer.Exit(1) from None
 
-    def list_commands(self, _ctx: click.Context) -> list[str]:
+    def list_commands(self, _ctx: Any) -> list[str]:
         """Keep the order in which a user meets the verbs."""
         return list(self.commands)
 

@@ -23,8 +23,8 @@ from changenet.data.annotations import Annotations
 from changenet.data.pairs import PairSource
 from changenet.errors import DataError, Problem
 from changenet.inspection import Inspector
-from ray_jobs import cluster
 from ray_jobs.console import progress
+from ray_jobs.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -48,23 +48,6 @@ class ModelFile:
     engine: str = "auto"
     encryption_key: str | None = field(default=None, repr=False)
     threshold: float | None = None
-
-
-@dataclass(frozen=True)
-class Workers:
-    """How scoring is spread over the cluster.
-
-    Args:
-        count: (fewest, most) workers.
-        cpus: CPUs of each: batches it works on at once.
-        use_gpu: One GPU a worker.
-        resources: Further Ray resources of each.
-    """
-
-    count: tuple[int, int] = (1, 1)
-    cpus: int = 1
-    use_gpu: bool = False
-    resources: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,25 +74,6 @@ class Scored:
         rows = np.flatnonzero(~self.good)
         if len(rows):
             raise DataError([Problem(str(self.errors[row]), annotations.where(row)) for row in rows.tolist()])
-
-
-def plan_workers(section: Any, *, asked_gpus: int) -> Workers:
-    """Return the workers that `evaluate.ray` or `inference.ray` asks for, on the cluster that is connected.
-
-    Args:
-        section: `num_workers`, `use_gpu`, `resources_per_worker`.
-        asked_gpus: GPUs that the action asks for over all nodes (TAO's keys).
-    """
-    cluster_cpus, cluster_gpus = cluster.cluster_resources()
-    use_gpu = cluster_gpus > 0 if section.use_gpu is None else section.use_gpu and cluster_gpus > 0
-    if section.use_gpu and not use_gpu:
-        logger.warning("The cluster has no GPU: scoring runs on the CPU.")
-    wanted = section.num_workers or (min(asked_gpus, int(cluster_gpus)) if use_gpu else 1)
-    fewest, most = wanted if isinstance(wanted, tuple) else (wanted, wanted)
-    resources = dict(section.resources_per_worker or {})
-    cpus = resources.pop("CPU", None) or cluster_cpus / most
-    resources.pop("GPU", None)
-    return Workers((fewest, most), max(1, int(cpus)), use_gpu, resources)
 
 
 def score_rows(

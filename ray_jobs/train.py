@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import math
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from changenet import storage
-from changenet.errors import ChangeNetError, CheckpointError, Problem, SpecError
+from changenet.errors import ChangeNetError, CheckpointError, Problem
 from changenet.spec import Experiment
 from ray_jobs import cluster
 from ray_jobs.action import Action
 from ray_jobs.console import out, result_table
 from ray_jobs.follow import follow
+from ray_jobs.workers import plan_workers
 
 logger = logging.getLogger(__name__)
 
@@ -50,66 +49,31 @@ def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None)
     return 0
 
 
-@dataclass(frozen=True)
-class Workers:
-    """How a run is spread: `count` workers with `cpus` CPUs each, on a GPU each or on none."""
-
-    count: int
-    cpus: float
-    use_gpu: bool
-    resources: dict[str, float]
-
-
-def plan_workers(experiment: Experiment, *, cpus: float, gpus: float) -> Workers:
-    """Return the workers for a cluster with so many CPUs and GPUs.
-
-    Without `train.ray.num_workers`: one a GPU that the spec asks for where there are GPUs, else one. Asking for GPUs where
-    there are none trains on the CPU, with a warning. The CPUs are shared out equally.
-
-    Raises:
-        SpecError: `num_workers` is a range.
-    """
-    ray = experiment.train.ray
-    wanted = experiment.num_gpus("train") * experiment.train.num_nodes
-    use_gpu = ray.use_gpu if ray.use_gpu is not None else gpus > 0
-    if (use_gpu and gpus == 0) or (wanted > 1 and gpus == 0):
-        logger.warning("The spec asks for GPUs and the cluster has none: training on the CPU.")
-        use_gpu = False
-    if isinstance(ray.num_workers, tuple):
-        raise SpecError(
-            f"{list(ray.num_workers)} is a range", where="train.ray.num_workers", fix="Give one number of workers."
-        )
-    count = ray.num_workers or (min(wanted, int(gpus)) if use_gpu else 1)
-    resources = dict(ray.resources_per_worker or {})
-    share = resources.pop("CPU", max(1, math.floor(cpus / count)))
-    return Workers(count=count, cpus=share, use_gpu=use_gpu, resources=resources)
-
-
 def _fit(experiment: Experiment, action: Action, checkpoint: str | None) -> None:
     import ray.train
     from ray.train.torch import TorchTrainer
 
     from ray_jobs.train_worker import train_worker
 
-    cpus, gpus = cluster.cluster_resources()
-    workers = plan_workers(experiment, cpus=cpus, gpus=gpus)
+    settings = experiment.train
+    workers = plan_workers(settings.ray, asked_gpus=experiment.num_gpus("train") * settings.num_nodes)
     scaling = ray.train.ScalingConfig(
-        num_workers=workers.count,
+        num_workers=workers.count[1],
         use_gpu=workers.use_gpu,
         resources_per_worker={"CPU": workers.cpus, **workers.resources},
     )
     run_config = ray.train.RunConfig(
         # A name of its own each time: a run goes on from our checkpoint, never from a snapshot of some Ray version.
         name=time.strftime("%Y%m%d-%H%M%S"),
-        storage_path=experiment.train.ray.storage_path or storage.absolute(action.path(".ray")),
-        failure_config=ray.train.FailureConfig(max_failures=experiment.train.ray.max_failures),
+        storage_path=settings.ray.storage_path or storage.absolute(action.path(".ray")),
+        failure_config=ray.train.FailureConfig(max_failures=settings.ray.max_failures),
     )
     with follow("Starting workers") as board:
         config = {
             "experiment": experiment,
             "folder": storage.absolute(action.folder),
             "checkpoint": checkpoint,
-            "threads": max(1, int(workers.cpus)),
+            "threads": workers.cpus,
             "board": board,
         }
         trainer = TorchTrainer(train_worker, train_loop_config=config, scaling_config=scaling, run_config=run_config)

@@ -17,6 +17,7 @@ from torch import distributed
 
 from changenet import factory, storage
 from changenet.description import Threshold
+from changenet.errors import SpecError
 from changenet.evaluation.metrics import decision_metrics, score_histogram
 from changenet.evaluation.thresholds import fit_threshold
 from changenet.model.network import ChangeNet
@@ -116,6 +117,12 @@ class _TrainingRun:
         """Train, validate, write and report one epoch."""
         began = time.perf_counter()
         trained = self._train(epoch)
+        if not trained.output.isfinite().all():
+            raise SpecError(
+                f"training diverged in epoch {epoch}: the network's outputs are no numbers any more",
+                where="train.optim.lr",
+                fix="Lower it, set train.clip_grad_norm, or use precision 32-true or bf16-mixed.",
+            )
         seconds = time.perf_counter() - began
         figures: dict[str, Any] = {
             "epoch": epoch,

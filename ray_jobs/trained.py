@@ -20,7 +20,8 @@ from changenet.evaluation.thresholds import fit_threshold
 from changenet.inspection import Inspector
 from changenet.spec import Experiment
 from ray_jobs import cluster
-from ray_jobs.scoring import ModelFile, Scored, Workers, plan_workers, score_rows
+from ray_jobs.scoring import ModelFile, Scored, score_rows
+from ray_jobs.workers import Workers, plan_workers
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from changenet.inspection import Inspector
 from changenet.model.network import ChangeNet
 from changenet.training.checkpoint import Checkpoint, save_checkpoint
 from ray_jobs import cluster, evaluate, inference
-from ray_jobs.scoring import ModelFile, Workers, score_rows, write_scores
+from ray_jobs.scoring import ModelFile, score_rows, write_scores
+from ray_jobs.workers import Workers
 
 SIDE = 32
 ROWS = 23

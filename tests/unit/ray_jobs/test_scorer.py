@@ -10,7 +10,7 @@ from PIL import Image
 from changenet.data.annotations import read_annotations
 from changenet.data.pairs import PairSource
 from changenet.inspection import Inspector
-from ray_jobs.scoring import ModelFile, Scorer, Workers, plan_workers
+from ray_jobs.scoring import ModelFile, Scorer
 
 ROWS = 11
 
@@ -69,30 +69,3 @@ def test_a_row_that_cannot_be_read_says_why_and_stops_nobody_else(
     assert [row for row in range(ROWS) if found["prediction"][row] == "ERROR"] == bad
     assert [row for row in range(ROWS) if found["error"][row]] == bad
     assert "004.png" in found["error"][4]
-
-
-class Asked:
-    """Stands for `evaluate.ray`."""
-
-    def __init__(self, num_workers: Any = None, use_gpu: bool | None = None, resources: Any = None) -> None:
-        self.num_workers, self.use_gpu, self.resources_per_worker = num_workers, use_gpu, resources
-
-
-@pytest.mark.parametrize(
-    ("asked", "gpus", "expected"),
-    [
-        (Asked(), 0, Workers((1, 1), 8)),
-        (Asked(), 4, Workers((2, 2), 4, use_gpu=True)),
-        (Asked(use_gpu=True), 0, Workers((1, 1), 8)),
-        (Asked(use_gpu=False), 4, Workers((1, 1), 8)),
-        (Asked(num_workers=3), 0, Workers((3, 3), 2)),
-        (Asked(num_workers=(1, 4)), 0, Workers((1, 4), 2)),
-        (Asked(num_workers=20), 0, Workers((20, 20), 1)),
-        (Asked(num_workers=2, resources={"CPU": 3, "camera": 1}), 0, Workers((2, 2), 3, False, {"camera": 1})),
-    ],
-)
-def test_workers_share_the_cpus_of_the_cluster(
-    asked: Asked, gpus: int, expected: Workers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ray_jobs.cluster.cluster_resources", lambda: (8.0, float(gpus)))
-    assert plan_workers(asked, asked_gpus=2) == expected
