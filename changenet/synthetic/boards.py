@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from changenet.synthetic.canvas import HEIGHT, METAL, SIDE, Canvas, Colour, Floats, Frame
+from changenet.synthetic.canvas import SIDE, Canvas, Colour, Floats, Frame, Window
 from changenet.synthetic.lettering import text_segments, text_width
-from changenet.synthetic.shapes import box, disc, repeat, strokes
+from changenet.synthetic.shapes import disc, repeat, rounded_box, strokes
 
 BARE_COPPER: Colour = (0.60, 0.27, 0.11)
-SUBSTRATE: Colour = (0.56, 0.49, 0.30)
+SUBSTRATE: Colour = (0.50, 0.42, 0.24)
 COPPER_HEIGHT = 0.45
+CLEAR_OF_TRACK, CLEAR_OF_PAD = 1.6, 1.3
 
 
 @dataclass(frozen=True)
@@ -111,55 +113,76 @@ class Artwork:
 
 @dataclass(frozen=True)
 class Break:
-    """A gap etched into a track: where, along which direction, and half its length and width in units."""
+    """A piece torn out of a track: where, along which direction, and half its length and width in units."""
 
     frame: Frame
     half_length: float
     half_width: float
 
 
-def draw_board(canvas: Canvas, board: Board, artwork: Artwork, *, gap: Break | None) -> Floats:
-    """Paint mask, plane, and return the distance (h, w) to the tracks, which `draw_tracks` paints after the pads' rings."""
-    whole = canvas.whole()
-    canvas.planes[:HEIGHT] = np.array([*board.mask, 0.0], np.float32)[:, None, None]
-    distance = track_distance(canvas, artwork)
-    if artwork.pour is not None:
-        patch = canvas.patch(artwork.pour, -2 * SIDE, -2 * SIDE, 2.0, 2 * SIDE)
-        if patch is not None:
-            clear = np.maximum(patch.u, np.float32(1.6) - distance[patch.window])
-            patch.paint(patch.cover(clear), board.track, height=COPPER_HEIGHT)
-    # The plane keeps clear of the whole track; only then is the gap cut.
-    if gap is not None:
-        reach = max(gap.half_length, gap.half_width) + 2.0
-        patch = canvas.patch(gap.frame, -reach, -reach, reach, reach)
-        if patch is not None:
-            view = distance[patch.window]
-            np.maximum(view, -box(patch.u, patch.v, gap.half_length, gap.half_width), out=view)
+def draw_board(
+    canvas: Canvas, board: Board, artwork: Artwork, *, pads: Iterable[tuple[Window, Floats]], gap: Break | None
+) -> None:
+    """Paint the solder mask, the copper below it and the vias.
+
+    Args:
+        canvas: What is painted on.
+        board: The looks.
+        artwork: The copper.
+        pads: Windows with the distance to the nearest pad, of which a copper plane keeps clear.
+        gap: A break of one track, or None.
+    """
+    x, y = canvas.axes
     phase_x, phase_y, strength = artwork.weave
-    threads = np.float32(2 * math.pi / 3.1)
-    across = np.sin(threads * whole.u[0] + np.float32(phase_x))
-    down = np.sin(threads * whole.v[:, 0] + np.float32(phase_y))
-    canvas.planes[:METAL] *= np.float32(1) + np.float32(strength) * down[:, None] * across[None, :]
+    threads = 2 * math.pi / 3.1
+    weave = 1.0 + strength * np.sin(threads * y + phase_y)[:, None] * np.sin(threads * x + phase_x)
+    for plane, reflectance in zip(canvas.planes, board.mask, strict=False):
+        np.multiply(weave, reflectance, out=plane)
+    distance = track_distance(canvas, artwork)
+    plane = _plane_distance(canvas, artwork.pour, distance, pads) if artwork.pour is not None else None
+    if plane is not None:
+        np.minimum(distance, plane, out=distance)
+    whole = canvas.whole
+    whole.paint(whole.cover(distance), board.track, height=COPPER_HEIGHT)
+    if gap is not None:
+        _draw_gap(canvas, gap)
+    for via in artwork.vias:
+        _draw_via(canvas, board, via)
+
+
+def _plane_distance(canvas: Canvas, pour: Frame, tracks: Floats, pads: Iterable[tuple[Window, Floats]]) -> Floats:
+    """Return the distance (h, w) to a copper plane, the half plane u < 0 of `pour`, that keeps clear of other copper."""
+    half = canvas.patch(pour, -4 * SIDE, -4 * SIDE, 4 * SIDE, 4 * SIDE)
+    assert half is not None, "the box is larger than any picture"
+    distance: Floats = np.maximum(half.u, CLEAR_OF_TRACK - tracks)
+    for window, nearest in pads:
+        view = distance[window]
+        np.maximum(view, CLEAR_OF_PAD - nearest, out=view)
     return distance
 
 
-def draw_tracks(canvas: Canvas, board: Board, artwork: Artwork, distance: Floats) -> None:
-    """Paint the mask-covered tracks and the vias."""
-    whole = canvas.whole()
-    whole.paint(whole.cover(distance), board.track, height=COPPER_HEIGHT)
-    for via in artwork.vias:
-        reach = via.radius + 2.0
-        patch = canvas.patch(Frame(via.x, via.y), -reach, -reach, reach, reach)
-        if patch is None:
-            continue
-        from_middle = disc(patch.u, patch.v, via.radius)
-        rim = patch.cover(from_middle)
-        if via.tented:
-            patch.paint(rim, board.track, height=COPPER_HEIGHT)
-            patch.paint(patch.cover(from_middle + np.float32(via.radius * 0.55)), board.mask, height=-0.5)
-        else:
-            patch.paint(rim, board.finish, metal=0.85, height=COPPER_HEIGHT)
-            patch.paint(patch.cover(from_middle + np.float32(via.radius * 0.5)), (0.01, 0.01, 0.01), height=-2.0)
+def _draw_gap(canvas: Canvas, gap: Break) -> None:
+    """Paint the place where a piece of track was torn off, and the mask with it: laminate shows, the edges are ragged."""
+    patch = canvas.patch(gap.frame, -gap.half_length - 2, -gap.half_width - 2, gap.half_length + 2, gap.half_width + 2)
+    if patch is not None:
+        ragged = 0.7 * np.sin(0.9 * patch.u + gap.frame.x) * np.sin(0.8 * patch.v + gap.frame.y)
+        torn = rounded_box(patch.u, patch.v, gap.half_length, gap.half_width, 1.0) + ragged
+        patch.paint(patch.cover(torn), SUBSTRATE, height=-0.3)
+
+
+def _draw_via(canvas: Canvas, board: Board, via: Via) -> None:
+    reach = via.radius + 1.0
+    patch = canvas.patch(Frame(via.x, via.y), -reach, -reach, reach, reach)
+    if patch is None:
+        return
+    from_middle = disc(patch.u, patch.v, via.radius)
+    rim, hole = patch.cover(from_middle), patch.cover(from_middle + via.radius * 0.53)
+    if via.tented:
+        patch.paint(rim, board.track, height=COPPER_HEIGHT)
+        patch.paint(hole, board.mask, height=-0.5)
+    else:
+        patch.paint(rim, board.finish, metal=0.85, height=COPPER_HEIGHT)
+        patch.paint(hole, (0.01, 0.01, 0.01), height=-2.0)
 
 
 def draw_label(canvas: Canvas, label: Label, ink: Colour, *, pen: float = 0.16) -> None:

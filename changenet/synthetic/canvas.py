@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 Floats: TypeAlias = NDArray[np.floating[Any]]
 """float32 throughout; numpy's type stubs take a product with a Python float for float64, which it is not."""
 Colour: TypeAlias = tuple[float, float, float]
+
+Window: TypeAlias = tuple[slice, slice]
+"""Rows and columns of a canvas."""
 
 SIDE = 64.0
 """Side of every picture in units."""
@@ -52,7 +56,7 @@ class Frame:
 class Patch:
     """The window of a canvas that a shape touches, with the local coordinates of its pixels (h, w) in units."""
 
-    window: tuple[slice, slice]
+    window: Window
     planes: Floats  # (5, h, w), a view
     u: Floats
     v: Floats
@@ -108,8 +112,14 @@ class Canvas:
         self._steps: Floats = (np.arange(pixels, dtype=np.float32) + np.float32(0.5)) * np.float32(self.pixel)
         self._steps -= np.float32(SIDE / 2)
 
+    @property
+    def axes(self) -> tuple[Floats, Floats]:
+        """Board x of the middle row's pixels and board y of the middle column's (n,)."""
+        return self._steps + self._camera.x, self._steps + self._camera.y
+
+    @cached_property
     def whole(self) -> Patch:
-        """Return the patch of all pixels in board coordinates."""
+        """The patch of all pixels in board coordinates."""
         seen = self.patch(Frame(0.0, 0.0), -4 * SIDE, -4 * SIDE, 4 * SIDE, 4 * SIDE)
         assert seen is not None, "a camera stays near the board's middle"
         return seen

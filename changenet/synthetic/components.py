@@ -154,7 +154,7 @@ def _draw_pins(canvas: Canvas, component: Component, frame: Frame) -> None:
 def chip_part(rng: np.random.Generator) -> Component:
     """Draw a resistor, capacitor or small diode."""
     kind = rng.choice(["R", "R", "C", "C", "C", "D"])
-    half_u = float(rng.uniform(9.5, 14.5))
+    half_u = float(rng.uniform(10.5, 14.5))
     half_v = half_u * float(rng.uniform(0.50, 0.62))
     thickness = half_v * float(rng.uniform(0.42, 0.62)) if kind == "R" else half_v * float(rng.uniform(0.8, 1.1))
     ceramics: list[Colour] = [(0.34, 0.22, 0.12), (0.42, 0.30, 0.18), (0.24, 0.18, 0.13), (0.30, 0.27, 0.24)]
@@ -162,7 +162,7 @@ def chip_part(rng: np.random.Generator) -> Component:
         int(rng.integers(len(ceramics)))
     ]
     terminal = half_u * float(rng.uniform(0.24, 0.34))
-    pad = float(rng.uniform(4.0, 5.5))
+    pad = float(rng.uniform(5.0, 6.5))
     row = {
         "count": 1,
         "pitch": 99.0,

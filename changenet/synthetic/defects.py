@@ -51,7 +51,7 @@ def bridge(site: Site, build: Build, rng: np.random.Generator) -> Build:
 
 
 def insufficient(site: Site, build: Build, rng: np.random.Generator) -> Build:
-    """A joint, or two neighbours where joints are small, got next to no solder: copper shows."""
+    """A joint got next to no solder: copper shows."""
     visible = _visible_joints(site)
     joint = visible[int(rng.integers(len(visible)))]
     solder = build.solder.copy()
@@ -60,10 +60,10 @@ def insufficient(site: Site, build: Build, rng: np.random.Generator) -> Build:
 
 
 def open_trace(site: Site, build: Build, rng: np.random.Generator) -> Build:
-    """A track is interrupted by 8 to 12 units."""
+    """A piece of a track, 7 to 10 units long, is torn off."""
     places = track_places(site)
     frame, width = places[int(rng.integers(len(places)))]
-    return replace(build, gap=Break(frame, float(rng.uniform(4.0, 6.0)), width / 2 + 0.8))
+    return replace(build, gap=Break(frame, float(rng.uniform(3.5, 5.0)), width / 2 + 0.5))
 
 
 def scratch(site: Site, build: Build, rng: np.random.Generator) -> Build:

@@ -97,11 +97,6 @@ def see_pads(canvas: Canvas, frame: Frame, row: Row) -> Pads | None:
     return Pads(row, patch, joint, distance)
 
 
-def draw_rings(pads: Pads, board: Board) -> None:
-    """Paint the ring of mask that keeps a copper plane away from the pads."""
-    pads.patch.paint(pads.patch.cover(pads.distance - np.float32(1.3)), board.mask, height=0.0)
-
-
 def draw_pads(pads: Pads, board: Board) -> None:
     """Paint the plated pads."""
     pads.patch.paint(pads.patch.cover(pads.distance), board.finish, metal=0.85, height=COPPER_HEIGHT)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from changenet.synthetic.boards import COPPER_HEIGHT, SUBSTRATE, Board, Label, draw_board, draw_label, draw_tracks
+from changenet.synthetic.boards import COPPER_HEIGHT, SUBSTRATE, Board, Label, draw_board, draw_label
 from changenet.synthetic.builds import Build
 from changenet.synthetic.canvas import Canvas, Floats, Frame
 from changenet.synthetic.components import Component, draw_part
-from changenet.synthetic.joints import compose, draw_pads, draw_rings, draw_solder, see_pads
+from changenet.synthetic.joints import compose, draw_pads, draw_solder, see_pads
 from changenet.synthetic.shapes import box, disc, rounded_box, strokes
 from changenet.synthetic.sites import Site
 
@@ -16,12 +16,9 @@ from changenet.synthetic.sites import Site
 def draw_scene(canvas: Canvas, site: Site, build: Build) -> None:
     """Paint everything that lies on the board at a site, in the order in which it got there."""
     board, component, artwork = site.board, site.component, site.artwork
-    distance = draw_board(canvas, board, artwork, gap=build.gap)
     views = [see_pads(canvas, compose(site.frame, row.frame), row) for row in component.rows]
     seen = [view for view in views if view is not None]
-    for pads in seen:
-        draw_rings(pads, board)
-    draw_tracks(canvas, board, artwork, distance)
+    draw_board(canvas, board, artwork, pads=[(pads.patch.window, pads.distance) for pads in seen], gap=build.gap)
     for pads in seen:
         draw_pads(pads, board)
     silk = Frame(site.frame.x + build.silk[0], site.frame.y + build.silk[1], site.frame.angle)
@@ -72,11 +69,11 @@ def _draw_scratch(canvas: Canvas, chain: Floats) -> None:
         return
     distance = strokes(patch.u, patch.v, segments)
     copper = patch.planes[-1] > COPPER_HEIGHT * 0.5
-    groove = patch.cover(distance - np.float32(0.9))
+    groove = patch.cover(distance - np.float32(1.0))
     patch.paint(groove * ~copper, SUBSTRATE)
     patch.paint(groove * copper, (0.62, 0.36, 0.18), metal=0.5)
     patch.raise_by(groove, -0.4)
-    burr = patch.cover(np.abs(distance - np.float32(1.3)) - np.float32(0.3))
+    burr = patch.cover(np.abs(distance - np.float32(1.4)) - np.float32(0.3))
     patch.raise_by(burr, 0.25)
 
 

@@ -49,7 +49,7 @@ def test_coverage_of_a_shape_sums_to_its_area_at_any_size():
 
 def test_paint_without_colour_changes_the_height_only():
     canvas = Canvas(32, CENTRED)
-    patch = canvas.whole()
+    patch = canvas.whole
     patch.paint(np.ones_like(patch.u), height=3.0)
     assert (canvas.planes[HEIGHT] == 3.0).all()
     assert (canvas.planes[:HEIGHT] == 0.0).all()

@@ -11,7 +11,7 @@ def solder_ball(slope: float) -> Canvas:
     """A level field of solder, and right of the middle one that rises to the right."""
     canvas = Canvas(64, Frame(32, 32))
     canvas.planes[: METAL + 1] = np.float32([0.6, 0.6, 0.6, 1.0])[:, None, None]
-    canvas.planes[HEIGHT] = np.maximum(canvas.whole().u - 32, 0) * slope
+    canvas.planes[HEIGHT] = np.maximum(canvas.whole.u - 32, 0) * slope
     return canvas
 
 
