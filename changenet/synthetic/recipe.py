@@ -46,7 +46,7 @@ dataset:
       with_random_blur: false
 train:
   num_epochs: {epochs}
-  checkpoint_interval: {epochs}
+  checkpoint_interval: {validate}
   validation_interval: {validate}
   classify: {{loss: ce}}
   optim:
