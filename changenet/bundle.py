@@ -281,7 +281,7 @@ def read_bundle(folder: str | os.PathLike[str], *, encryption_key: str | None = 
 
 def _stored(folder: str, name: str, digest: str) -> bytes:
     where = storage.join(folder, name)
-    if Path(name).name != name or "\\" in name:
+    if Path(name).name != name or name == ".." or "\\" in name:
         raise CheckpointError(f"the manifest names a file outside the bundle: {name!r}", where=folder, fix=_AGAIN)
     try:
         content = storage.read_bytes(where)

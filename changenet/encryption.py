@@ -15,15 +15,15 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import fsspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from changenet import storage
 from changenet.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 MAGIC = b"\x89CHGNET\n"
 VERSION = 1
@@ -74,6 +74,10 @@ class _Header:
         return header
 
     def cipher(self, passphrase: str) -> AESGCM:
+        # Imported here: files in the clear are read and written where the package is missing.
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
         derivation = Scrypt(salt=self.salt, length=32, n=1 << self.log2_cost, r=self.block_size, p=self.parallelism)
         return AESGCM(derivation.derive(passphrase.encode("utf-8")))
 
@@ -150,6 +154,8 @@ def read_sealed(file: IO[bytes], passphrase: str | None, *, where: str = "") -> 
     packed = file.read(_HEADER.size)
     header = _Header.unpack(packed, where)
     cipher = header.cipher(passphrase)
+    from cryptography.exceptions import InvalidTag
+
     content = io.BytesIO()
     chunk = file.read(header.chunk_size + _TAG_BYTES)
     number = 0

@@ -1,0 +1,110 @@
+"""Engines: the same scores whatever runs the network, and clear errors where it cannot run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from changenet.engines import load_engine
+from changenet.engines.interface import probabilities, scores
+from changenet.errors import CheckpointError, EngineError
+
+
+@pytest.fixture(scope="module")
+def engines(checkpoint_file: str, bundle_folder: Path):
+    return [load_engine(path)[0] for path in (checkpoint_file, str(bundle_folder))]
+
+
+def test_auto_takes_torch_for_a_checkpoint_and_onnxruntime_for_a_bundle(engines) -> None:
+    assert [engine.name for engine in engines] == ["torch", "onnxruntime"]
+    assert [engine.device for engine in engines] == ["cpu", "CPUExecutionProvider"]
+    assert {engine.precision for engine in engines} == {"fp32"}
+
+
+def test_engines_agree_on_every_road(engines, pairs) -> None:
+    test, golden = pairs
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    floats = [((picture / 255 - mean) / std).astype(np.float32) for picture in pairs]
+    wanted = engines[0].score(test, golden)
+    assert wanted.dtype == np.float32
+    assert np.ptp(wanted) > 0.01  # otherwise agreeing is no feat
+    for engine in engines:
+        halves = engine.prepare_golden(engine.encode(golden))
+        kept = engine.scores(engine.compare(engine.encode(test), halves))
+        for found in (engine.score(test, golden), kept, engine.scores(engine.pair(*floats))):
+            np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_a_score_hardly_depends_on_the_batch_it_is_in(engines, pairs) -> None:
+    test, golden = pairs
+    for engine in engines:
+        alone = [engine.score(test[row : row + 1], golden[row : row + 1])[0] for row in range(len(test))]
+        np.testing.assert_allclose(alone, engine.score(test, golden), atol=1e-5)
+
+
+def test_network_scores_are_the_engines_scores(checkpoint, pairs) -> None:
+    import torch
+
+    from changenet.training.checkpoint import build_network
+
+    network = build_network(checkpoint)
+    output = network(*(network.normalise(torch.from_numpy(picture)) for picture in pairs)).detach()
+    found = scores(output.numpy(), multiclass=False)
+    np.testing.assert_allclose(found, network.score(output).numpy(), atol=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.floats(-200, 200, width=32), min_size=3, max_size=3), min_size=1, max_size=5))
+def test_probabilities_add_up_however_large_the_logits(logits: list[list[float]]) -> None:
+    output = np.array(logits, np.float32)
+    chances = probabilities(output)
+    assert (chances >= 0).all()
+    np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(scores(output, multiclass=True), 1 - chances[:, 0], atol=1e-6)
+    np.testing.assert_array_equal(scores(output, multiclass=False), chances[:, 1])
+
+
+def test_a_distance_is_its_own_score() -> None:
+    np.testing.assert_array_equal(scores(np.array([0.5, 3], np.float32), multiclass=False), np.float32([0.5, 3]))
+
+
+def test_what_an_engine_cannot_run_is_said_with_a_way_out(checkpoint_file: str, bundle_folder: Path) -> None:
+    with pytest.raises(EngineError, match=r"onnxruntime needs a bundle\. Run changenet export"):
+        load_engine(checkpoint_file, "onnxruntime")
+    with pytest.raises(EngineError, match="Give the checkpoint"):
+        load_engine(str(bundle_folder), "torch")
+    with pytest.raises(EngineError, match="auto, onnxruntime, torch"):
+        load_engine(checkpoint_file, "tensorrt")
+    with pytest.raises(CheckpointError, match="bundle folder"):
+        load_engine(str(bundle_folder.with_name("model.onnx")))
+    with pytest.raises(EngineError, match="cuda:77"):
+        load_engine(checkpoint_file, device="cuda:77")
+
+
+def test_a_missing_runtime_names_the_extra(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineError, match=r"changenet-ray\[cpu\]"):
+        load_engine(str(bundle_folder))
+
+
+def test_a_graph_that_is_none_is_a_checkpoint_error(checkpoint) -> None:
+    from changenet.engines.onnxruntime import OnnxRuntimeEngine
+
+    with pytest.raises(CheckpointError, match=r"cannot load encoder\.onnx"):
+        OnnxRuntimeEngine(lambda _: b"not a graph", description=checkpoint.description)
+
+
+def test_a_bundle_is_scored_without_torch(bundle_folder: Path) -> None:
+    program = (
+        "import sys, numpy, changenet\n"
+        f"inspector = changenet.load({str(bundle_folder)!r})\n"
+        "picture = numpy.zeros((32, 32, 3), 'uint8')\n"
+        "inspector.inspect(picture, picture)\n"
+        "print(sorted(name for name in ('torch', 'ray', 'timm') if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,69 @@
+"""`changenet export` from a spec file."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import yaml
+
+from changenet.bundle import read_bundle
+from changenet.errors import CheckpointError, SpecError
+from changenet.export import onnx as onnx_export
+from ray_jobs import export
+
+
+@pytest.fixture
+def spec(checkpoint_file: str, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return a spec that exports the tiny checkpoint; its graphs have been traced already."""
+    graphs = {path.name: onnx.load(path) for path in bundle_folder.glob("*.onnx")}
+    monkeypatch.setattr(onnx_export, "export_graphs", lambda *_, **__: graphs)
+    path = tmp_path / "spec.yaml"
+    values = {"results_dir": str(tmp_path / "results"), "export": {"checkpoint": checkpoint_file}}
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+def test_export_writes_bundle_and_onnx_file_and_says_so(spec: str, tmp_path: Path, capsys) -> None:
+    assert export.run(spec) == 0
+    folder = tmp_path / "results" / "export"
+    assert {path.name for path in folder.iterdir()} >= {"bundle", "model.onnx", "experiment.yaml", "status.json"}
+    assert (folder / "model.onnx").read_bytes() == (folder / "bundle" / "pair.onnx").read_bytes()
+    assert read_bundle(folder / "bundle").manifest.engines[0].name == "onnxruntime"
+    assert json.loads((folder / "status.json").read_text().splitlines()[-1])["status"] == "SUCCESS"
+    printed = capsys.readouterr().out
+    assert "Scores agree with the checkpoint" in printed
+    assert "pair.onnx" in printed
+
+
+def test_a_second_export_needs_overwrite(spec: str, tmp_path: Path) -> None:
+    file = tmp_path / "pcb.onnx"
+    assert export.run(spec, [f"export.onnx_file={file}"]) == 0
+    assert not (tmp_path / "results" / "export" / "model.onnx").exists()
+    with pytest.raises(CheckpointError, match="--overwrite"):
+        export.run(spec, [f"export.onnx_file={file}"])
+    assert export.run(spec, [f"export.onnx_file={file}"], overwrite=True) == 0
+
+
+def test_sizes_in_the_spec_must_be_the_checkpoints(spec: str) -> None:
+    assert export.run(spec, ["export.input_width=32"]) == 0
+    with pytest.raises(SpecError) as caught:
+        export.run(spec, ["export.input_width=224", "export.input_height=64"], overwrite=True)
+    assert "export.input_height: is 64" in str(caught.value)
+    assert "export.input_width: is 224" in str(caught.value)
+
+
+def test_a_checkpoint_must_be_named_and_there(spec: str) -> None:
+    with pytest.raises(SpecError, match=r"export\.checkpoint: not given"):
+        export.run(spec, ["export.checkpoint=null"])
+    with pytest.raises(CheckpointError, match="no such"):
+        export.run(spec, ["export.checkpoint=/nowhere.pth"])
+
+
+def test_with_a_key_every_model_file_is_encrypted(spec: str, tmp_path: Path) -> None:
+    assert export.run(spec, ["encryption_key=secret"]) == 0
+    folder = tmp_path / "results" / "export"
+    for path in [folder / "model.onnx", *(folder / "bundle").glob("*.onnx")]:
+        assert path.read_bytes().startswith(b"\x89CHGNET"), path.name
+    for path in folder.rglob("*"):
+        assert path.is_dir() or b"secret" not in path.read_bytes(), path.name
