@@ -21,7 +21,7 @@ class Component:
     """What stands at a site, in a frame of its own (u along the part).
 
     Args:
-        family: `chip` (two terminals), `leaded` (body with gull-wing leads) or `header` (soldered pins, no body).
+        family: `chip` (two terminals), `package` (body with gull-wing leads) or `header` (soldered pins, no body).
         prefix: Letter of its reference designator.
         half_u: Half the body's length.
         half_v: Half the body's width.
@@ -180,7 +180,7 @@ def chip_part(rng: np.random.Generator) -> Component:
     )
 
 
-def leaded_part(rng: np.random.Generator) -> Component:
+def package_part(rng: np.random.Generator) -> Component:
     """Draw a small-outline package: a transistor with three leads, or an integrated circuit with two rows."""
     black = (float(rng.uniform(0.012, 0.03)),) * 3
     if rng.random() < 0.35:
@@ -190,7 +190,7 @@ def leaded_part(rng: np.random.Generator) -> Component:
             Row(Frame(half_u, 0.0), 1, 12.0, **shape),
             Row(Frame(-half_u, 0.0, np.pi), 2, half_v * 1.26, **shape),
         )
-        return Component("leaded", "Q", half_u, half_v, 6.0, black, rows, "1A##", mark="")
+        return Component("package", "Q", half_u, half_v, 6.0, black, rows, "1A##", mark="")
     count = int(rng.integers(2, 4))
     pitch = float(rng.uniform(13.0, 15.5))
     half_u, half_v = float(rng.uniform(11.0, 14.0)), (count - 1) / 2 * pitch + float(rng.uniform(4.0, 5.5))
@@ -198,7 +198,7 @@ def leaded_part(rng: np.random.Generator) -> Component:
     shape = {"near": 2.6, "far": 12.0, "width": width, "lead": width * 0.72, "rise": 4.5, "toe": 7.6}
     rows = (Row(Frame(half_u, 0.0), count, pitch, **shape), Row(Frame(-half_u, 0.0, np.pi), count, pitch, **shape))
     marking = str(rng.choice(["LM358/##A#", "74HC##/##C", "TL072/#K##", "NE555/##"]))
-    return Component("leaded", "U", half_u, half_v, 6.5, black, rows, marking, mark="dot")
+    return Component("package", "U", half_u, half_v, 6.5, black, rows, marking, mark="dot")
 
 
 def corner_part(rng: np.random.Generator) -> Component:
@@ -212,7 +212,7 @@ def corner_part(rng: np.random.Generator) -> Component:
         Row(Frame(half, half - 3.4 - (count - 1) / 2 * pitch), count, pitch, **shape),
         Row(Frame(half - 3.4 - (count - 1) / 2 * pitch, half, np.pi / 2), count, pitch, **shape),
     )
-    return Component("leaded", "U", half, half, 6.0, black, rows, "MCU##/#T##")
+    return Component("package", "U", half, half, 6.0, black, rows, "MCU##/#T##")
 
 
 def header_part(rng: np.random.Generator) -> Component:

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from changenet.synthetic.boards import Artwork, Board, Bus, Label, Via
 from changenet.synthetic.canvas import SIDE, Frame
-from changenet.synthetic.components import Component, chip_part, corner_part, header_part, leaded_part
+from changenet.synthetic.components import Component, chip_part, corner_part, header_part, package_part
 
 Floats64: TypeAlias = NDArray[np.float64]
 
 FAR = 90.0
 """Beyond the picture from wherever one starts, in units."""
 
-MAKERS = (chip_part, leaded_part, chip_part, corner_part, chip_part, leaded_part, header_part)
+MAKERS = (chip_part, package_part, chip_part, corner_part, chip_part, package_part, header_part)
 """Kinds of component in the order in which a board's sites get them."""
 
 
@@ -71,7 +71,7 @@ def make_site(*, board: Board, number: int, rng: np.random.Generator) -> Site:
 
 def _stand(component: Component, rng: np.random.Generator) -> Frame:
     turn = float(rng.integers(4)) * math.pi / 2
-    if component.family == "leaded" and component.half_u == component.half_v:  # the corner of a large package
+    if component.family == "package" and component.half_u == component.half_v:  # the corner of a large package
         u, v = rng.uniform(2.0, 8.0, 2)
         # The corner that is seen lies at (+, +) of the part's frame: push the rest out of the picture.
         middle = Frame(SIDE / 2, SIDE / 2, turn)

@@ -30,7 +30,7 @@ def test_a_defect_depends_on_its_seed_alone(kind, sites, ideal_picture):
 
 def test_every_component_can_be_spoiled_in_at_least_three_ways(sites):
     assert all(len(possible_defects(site)) >= 3 for site in sites)
-    assert {site.component.family for site in sites} == {"chip", "leaded", "header"}
+    assert {site.component.family for site in sites} == {"chip", "package", "header"}
 
 
 def test_only_two_terminal_parts_stand_up(sites):
