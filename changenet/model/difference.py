@@ -28,6 +28,9 @@ class DifferenceModule(nn.Module):
         self.norm = nn.BatchNorm2d(width)
         self.mix = nn.Conv2d(width, width, kernel_size=3, padding=1)
         initialise_as_one([self.test_half, self.golden_half])
+        with torch.no_grad():
+            # A fresh network starts from the difference of the pictures, which it would have to find otherwise.
+            self.golden_half.weight.copy_(-self.test_half.weight)
 
     def forward(self, test: Tensor, golden_half: Tensor) -> Tensor:
         """Return the difference (B, E, H, W) of a test level and what `golden_half` made of the golden's."""
