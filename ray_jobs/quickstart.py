@@ -12,7 +12,7 @@ from pathlib import Path
 from changenet.errors import ChangeNetError, DataError
 from ray_jobs.console import err, out, result_table
 
-PAIRS = 1200
+PAIRS = 2000
 SIZE = 64  # pixels
 REQUESTS = 20
 TOLERANCE = 1e-4  # of |score difference| / max(1, |score|): PyTorch wrote inference.csv, ONNX Runtime serves
