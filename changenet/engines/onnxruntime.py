@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,21 @@ if TYPE_CHECKING:
 
 PROVIDERS = ("CPUExecutionProvider",)
 _REFUSALS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
+
+
+def import_onnxruntime() -> ModuleType:
+    """Return the package.
+
+    Raises:
+        EngineError: It is not installed; the message names the extra that brings it.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        what = "the package onnxruntime is not installed"
+        raise EngineError(what, fix="Install the extra: pip install 'changenet-ray[cpu]' (or [gpu]).") from error
+    module: ModuleType = onnxruntime
+    return module
 
 
 class OnnxRuntimeEngine(Engine):
@@ -57,11 +73,7 @@ class OnnxRuntimeEngine(Engine):
         return cls(bundle.read, description=bundle.manifest.description, threads=threads)
 
     def _load(self, name: str) -> InferenceSession:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            what = "the package onnxruntime is not installed"
-            raise EngineError(what, fix="Install the extra: pip install 'changenet-ray[cpu]' (or [gpu]).") from error
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if self._threads is not None:

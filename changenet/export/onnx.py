@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass
 
 import onnx
-import onnxruntime
 import onnxscript
 import torch
 
@@ -22,7 +21,7 @@ from changenet.bundle import (
     sha256,
     write_bundle,
 )
-from changenet.engines.onnxruntime import OnnxRuntimeEngine
+from changenet.engines.onnxruntime import OnnxRuntimeEngine, import_onnxruntime
 from changenet.engines.torch import TorchEngine
 from changenet.errors import CheckpointError
 from changenet.export.graphs import MIN_OPSET, export_graphs, supported_opset
@@ -75,6 +74,7 @@ def export_bundle(
         CheckpointError: The weights do not fit, or something is there that may not be replaced.
         EngineError: ONNX Runtime is not installed, or a graph does not agree with the network: nothing is written.
     """
+    onnxruntime = import_onnxruntime()
     check_writable(folder, overwrite=overwrite)
     if onnx_file is not None and not overwrite and storage.exists(onnx_file):
         raise CheckpointError("exists", where=str(onnx_file), fix="Add --overwrite to replace it.")

@@ -1,5 +1,6 @@
 """Export to ONNX: the files, the gate, and what is refused."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,13 @@ def test_existing_files_are_replaced_only_on_request(bundle_folder: Path, checkp
         export_bundle(checkpoint, tmp_path / "bundle", onnx_file=file)
     assert file.read_text() == "mine"
     assert not (tmp_path / "bundle").exists()
+
+
+def test_without_onnxruntime_nothing_is_traced(checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(onnx_export, "export_graphs", pytest.fail)
+    with pytest.raises(EngineError, match=r"changenet-ray\[cpu\]"):
+        export_bundle(checkpoint, tmp_path / "bundle")
 
 
 def test_euclidean_bundle_with_a_fixed_pair_batch_and_a_small_opset(make_checkpoint, tmp_path, caplog) -> None:
