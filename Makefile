@@ -1,7 +1,9 @@
 # Two commands matter: `make demo` shows the whole road on generated boards, `make test` checks everything.
 # Both make the environment first if it is missing. Python 3.11+ and make are all they need.
 
-PYTHON ?= $(or $(shell command -v python3.11),python3)
+# The first Python that runs and fits; 3.11 is the one that constraints.txt was tested with.
+PYTHON ?= $(or $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done),python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 # GPU=1 or GPU=0 decides; unset, an NVIDIA driver in sight does.

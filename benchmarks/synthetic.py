@@ -21,8 +21,9 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 
+from changenet.description import PASS
 from changenet.synthetic.dataset import JPEG_QUALITY
-from changenet.synthetic.plan import PASS, Pair, Plan, Request, make_plan
+from changenet.synthetic.plan import Pair, Plan, Request, make_plan
 from changenet.synthetic.specimens import golden_pictures, tested_pictures
 
 CHUNK = 50

@@ -16,7 +16,7 @@ def unavailable(experiment: Experiment) -> Iterator[Finding]:
         yield Finding(
             ("model.backbone.type",),
             f"is {name!r}: ViT encoders are not available in this version",
-            f"Use {', '.join(encoders.FAN_WIDTHS)} or timm/NAME.",
+            f"Use {', '.join(encoders.FAN_NAMES)} or timm/NAME.",
         )
     if goldens > 1:
         yield Finding(

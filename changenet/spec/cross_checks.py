@@ -145,7 +145,7 @@ def _encoder(experiment: Experiment) -> Iterator[Finding]:
     backbone, key = experiment.model.backbone, "model.backbone.type"
     kind = encoders.family(backbone.type)
     if kind == "unknown":
-        names = [*encoders.FAN_WIDTHS, *encoders.VIT_NAMES]
+        names = [*encoders.FAN_NAMES, *encoders.VIT_NAMES]
         close = difflib.get_close_matches(backbone.type, names, n=1)
         guess = f"Did you mean {close[0]!r}? " if close else ""
         yield Finding((key,), f"is {backbone.type!r}", f"{guess}Allowed: {', '.join(names)} or timm/NAME.")
@@ -153,7 +153,8 @@ def _encoder(experiment: Experiment) -> Iterator[Finding]:
         yield Finding(
             ("model.backbone.feat_downsample", key), f"is true, but {backbone.type} is no FAN encoder", "Use false."
         )
-    if backbone.freeze_backbone and not backbone.pretrained_backbone_path and not backbone.type.endswith("_dinov3"):
+    trained = backbone.pretrained_backbone_path or experiment.train.pretrained_model_path
+    if backbone.freeze_backbone and not trained and not backbone.type.endswith("_dinov3"):
         yield Finding(
             (
                 "model.backbone.freeze_backbone",

@@ -30,7 +30,8 @@ def _euclidean(experiment: Experiment) -> bool:
 
 
 def _own_widths(experiment: Experiment) -> list[int]:
-    return list(encoders.FAN_WIDTHS.get(experiment.model.backbone.type, ()))
+    backbone = experiment.model.backbone
+    return list(encoders.widths(backbone.type, feat_downsample=backbone.feat_downsample) or ())
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,16 @@ YET = "this version does not do it yet"
 SCORED: tuple[Literal["evaluate"], Literal["inference"]] = ("evaluate", "inference")
 ACTIONS: tuple[Literal["train", "evaluate", "inference"], ...] = ("train", *SCORED)
 AUGMENTATION = "dataset.classify.augmentation_config"
+RANDOM = ("random_flip", "random_rotate", "random_color", "random_shift")
 
 TABLE: tuple[WithoutEffect, ...] = (
     WithoutEffect("model_name", "it only names the network in TAO's launcher"),
-    WithoutEffect("wandb", "nothing leaves the machine; see TensorBoard", when=lambda e: e.wandb.enable),
+    WithoutEffect(
+        "wandb",
+        "nothing leaves the machine; see TensorBoard",
+        quiet=("TAO Toolkit Training",),
+        when=lambda e: e.wandb.enable,
+    ),
     WithoutEffect(
         "model.decode_head.feature_strides",
         "the euclidean comparison uses one level only",
@@ -94,6 +101,11 @@ TABLE: tuple[WithoutEffect, ...] = (
     WithoutEffect(
         "evaluate.threshold.target", "the threshold policy is margin", when=lambda e: e.threshold_policy == "margin"
     ),
+    WithoutEffect(
+        "model.backbone.pretrained_backbone_path",
+        "train.pretrained_model_path brings the whole model",
+        when=lambda e: bool(e.train.pretrained_model_path),
+    ),
     WithoutEffect("model.precise_msda", "only ViT encoders have deformable attention"),
     WithoutEffect("dataset.classify.concat_type", "there is one light only", when=lambda e: len(e.lights) == 1),
     WithoutEffect(
@@ -110,12 +122,33 @@ TABLE: tuple[WithoutEffect, ...] = (
             quiet=(False,),
             when=lambda e: not e.dataset.classify.augmentation_config.augment,
         )
-        for name in (
-            "random_flip",
-            "random_rotate",
-            "random_color",
-            "random_shift",
+        for name in RANDOM
+    ),
+    *(
+        WithoutEffect(
+            f"{AUGMENTATION}.{name}",
+            f"{AUGMENTATION}.{name}.enable is false",
+            quiet=(False,),
+            when=lambda e, name=name: (  # type: ignore[misc]
+                e.dataset.classify.augmentation_config.augment
+                and not getattr(e.dataset.classify.augmentation_config, name).enable
+            ),
         )
+        for name in RANDOM
+    ),
+    WithoutEffect(
+        "train.tensorboard.infrequent_logging_frequency",
+        "train.tensorboard.enabled is false",
+        quiet=(2,),
+        when=lambda e: not e.train.tensorboard.enabled,
+    ),
+    *(
+        WithoutEffect(
+            f"train.early_stopping.{name}",
+            "train.early_stopping.enable is false",
+            when=lambda e: not e.train.early_stopping.enable,
+        )
+        for name in ("patience", "min_delta")
     ),
     WithoutEffect("train.optim.momentum", "only sgd has momentum", when=lambda e: e.train.optim.optim != "sgd"),
     WithoutEffect("train.optim.betas", "they are fixed, as in TAO"),
@@ -213,6 +246,6 @@ def _read_differently(experiment: Experiment) -> Iterator[Notice]:
             message = f"{ids} is only counted: CUDA_VISIBLE_DEVICES chooses the GPUs of a machine"
             yield Notice(f"{action}.gpu_ids", message, {f"{action}.gpu_ids": counted})
         workers = getattr(experiment, action).ray.num_workers
-        if isinstance(workers, tuple):
+        if action == "train" and isinstance(workers, tuple):
             key = f"{action}.ray.num_workers"
             yield Notice(key, f"{list(workers)}: this version does not scale while it runs", {key: workers[1]})

@@ -1,17 +1,14 @@
-"""What the spec must know about encoders: their names, their strides and the sizes they can take."""
+"""What the spec must know about encoders beside `changenet.model.catalogue`: families, ViT names, sizes they can take."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from changenet.model.catalogue import FAN_WIDTHS, TIMM_PREFIX, backbone_facts
+
 Family = Literal["fan", "vit", "timm", "unknown"]
 
-FAN_WIDTHS = {
-    "fan_tiny_8_p4_hybrid": (128, 256, 192, 192),
-    "fan_small_12_p4_hybrid": (128, 256, 384, 384),
-    "fan_base_16_p4_hybrid": (128, 256, 448, 448),
-    "fan_large_16_p4_hybrid": (128, 256, 480, 480),
-}
+FAN_NAMES = tuple(FAN_WIDTHS)
 VIT_NAMES = (
     "vit_large_nvdinov2",
     "c_radio_p1_vit_huge_patch16_224_mlpnorm",
@@ -27,7 +24,6 @@ VIT_NAMES = (
     "vit_huge_plus_dinov3",
     "vit_7b_dinov3",
 )
-TIMM_PREFIX = "timm/"
 
 
 def family(name: str) -> Family:
@@ -36,7 +32,7 @@ def family(name: str) -> Family:
     >>> family("timm/tf_efficientnet_lite0")
     'timm'
     """
-    if name in FAN_WIDTHS:
+    if name in FAN_NAMES:
         return "fan"
     if name in VIT_NAMES:
         return "vit"
@@ -51,11 +47,16 @@ def strides(name: str, *, feat_downsample: bool = False) -> tuple[int, ...] | No
     """
     match family(name):
         case "fan":
-            return (4, 8, 16, 32 if feat_downsample else 16)
+            return backbone_facts(name, feat_downsample=feat_downsample).strides
         case "vit":
             return (4, 8, 16, 32)
         case _:
             return None
+
+
+def widths(name: str, *, feat_downsample: bool = False) -> tuple[int, ...] | None:
+    """Return the channels of the four levels, or None where they are not known here."""
+    return backbone_facts(name, feat_downsample=feat_downsample).widths if family(name) == "fan" else None
 
 
 def side_multiple(name: str, *, learnable: bool, feat_downsample: bool = False) -> int:
@@ -66,7 +67,7 @@ def side_multiple(name: str, *, learnable: bool, feat_downsample: bool = False) 
     """
     match family(name):
         case "fan":
-            return 32 if feat_downsample else 16
+            return backbone_facts(name, feat_downsample=feat_downsample).side_multiple
         case "vit":
             return 32 if learnable else 14 if name == "vit_large_nvdinov2" else 16
         case _:

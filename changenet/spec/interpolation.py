@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ LONGEST_EXPRESSION = 200
 LARGEST_EXPONENT = 64
 # OmegaConf 2.4 renamed it and warns about the old name; 2.3 has only the old one.
 _register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
+_RAISED = re.compile(r"^\w+ raised while resolving interpolation: ")
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -107,7 +109,7 @@ def resolve(tree: Tree, defaults: Tree, problem: Callable[[Path, str, str], None
 
 
 def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0].strip().removeprefix("ValueError raised while resolving interpolation: ")
+    return _RAISED.sub("", str(error).splitlines()[0].strip()).strip('"')
 
 
 def _select(config: DictConfig | ListConfig, path: Path) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from yaml import YAMLError
 
 from changenet.errors import ChangeNetError, Problem, SpecError
@@ -130,13 +130,13 @@ def read_tree(reading: Reading) -> Tree:
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise SpecError(f"is not YAML: {reason}{line}", where=where, fix="Mend the file.") from error
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "?"
-        raise SpecError(
-            "holds '${' that begins no interpolation", where=f"{where}: {key}", fix="Close it: ${a.b}."
-        ) from error
+        place = f"{where}: {getattr(error, 'full_key', None) or '?'}"
+        if isinstance(error, GrammarParseError):
+            raise SpecError("holds '${' that begins no interpolation", where=place, fix="Close it: ${a.b}.") from error
+        raise SpecError(f"cannot be read: {str(error).splitlines()[0]}", where=place, fix="Mend the file.") from error
     if not isinstance(content, dict):
         raise SpecError("is a list, not a mapping of sections", where=where, fix="Start from `changenet init`.")
-    tree: Tree = {str(name): _text_keys(value) for name, value in content.items()}
+    tree: Tree = _text_keys(content, reading.problem)
     for path, value in list(leaves(tree)):
         if value == "???":  # OmegaConf's mark for a mandatory value that nobody has given yet.
             remove(tree, path)
@@ -150,9 +150,9 @@ def apply_overrides(reading: Reading, tree: Tree, given: Iterable[str]) -> None:
         try:
             path, value = overrides.parse_override(text)
             modern = spellings.modern_path(path)
-            nested: Tree = {}
-            put(nested, modern, _text_keys(value))
             reading.from_overrides |= {path, modern}
+            nested: Tree = {}
+            put(nested, modern, _text_keys(value, reading.problem, modern))
             spellings.modernize_keys(nested, reading.problem, reading.change)
             overrides.apply_override(tree, modern, get(nested, modern))
         except ValueError as error:
@@ -170,6 +170,8 @@ def build(reading: Reading, tree: Tree, *, builds_network: bool) -> Experiment:
     Raises:
         SpecError: Anything is wrong, now or earlier in this reading.
     """
+    if tree.get("results_dir") in (None, ""):  # unset in TAO's own spec; ${results_dir} is then our default
+        tree.pop("results_dir", None)
     for path, value in list(leaves(tree)):
         if isinstance(value, str) and "${" in value:
             put(tree, path, spellings.modern_interpolation(value))
@@ -195,7 +197,16 @@ def _looks_secret(text: str) -> bool:
     return text.lstrip("+ ").startswith("encr")
 
 
-def _text_keys(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {str(name): _text_keys(value) for name, value in node.items()}
-    return [_text_keys(item) for item in node] if isinstance(node, list) else node
+def _text_keys(node: Any, problem: Callable[[Path, str, str], None], path: Path = ()) -> Any:
+    """Return a node whose keys are all text; a key that YAML reads as true or false is a problem."""
+    if isinstance(node, list):
+        return [_text_keys(item, problem, (*path, str(index))) for index, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    texts = {}
+    for name, value in node.items():
+        here = (*path, str(name))
+        if isinstance(name, bool):
+            problem(here, f"is a key that YAML reads as {str(name).lower()}", "Put the name in quotes.")
+        texts[str(name)] = _text_keys(value, problem, here)
+    return texts

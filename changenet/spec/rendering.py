@@ -60,13 +60,15 @@ def modern_form(file: str) -> str:
     removed = []
     if isinstance(key := tree.get(SECRET), str) and "${" not in key:
         del tree[SECRET]
-        removed.append(f"{SECRET} is left out: it stood here in clear text. Write {SECRET}: ${{oc.env:NAME}}.")
+        removed.append(f"Left out: {SECRET}: it stood here in clear text. Write {SECRET}: ${{oc.env:NAME}}.")
     for notice in without_effect(experiment):
+        gone = [key for key, value in notice.remedy.items() if value is None]
+        if gone:
+            removed.append(f"Left out: {', '.join(gone)}. {notice.path}: {notice.message}")
         for key, value in notice.remedy.items():
             path = parse_path(key)
             if value is None:
                 remove(tree, path)
-                removed.append(f"{key} is left out. {notice.path}: {notice.message}")
             else:
                 put(tree, path, value)
                 comments.setdefault(path, []).append(notice.message)

@@ -16,9 +16,10 @@ import numpy as np
 from PIL import Image
 
 from changenet import storage
+from changenet.description import PASS
 from changenet.errors import DataError
 from changenet.synthetic.defects import DEFECTS
-from changenet.synthetic.plan import PASS, SPLITS, Pair, Plan, Request, make_plan
+from changenet.synthetic.plan import SPLITS, Pair, Plan, Request, make_plan
 from changenet.synthetic.recipe import write_recipe
 from changenet.synthetic.sites import Site
 from changenet.synthetic.specimens import golden_pictures, tested_pictures

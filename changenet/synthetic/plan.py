@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from changenet.description import PASS
 from changenet.errors import DataError, Problem
 from changenet.synthetic.boards import BOARDS
 from changenet.synthetic.defects import possible_defects
@@ -13,8 +14,6 @@ from changenet.synthetic.lights import LIGHTS
 from changenet.synthetic.sites import Site, make_site
 
 SPLITS = ("train", "val", "test", "infer")
-PASS = "PASS"  # noqa: S105 - the label of a good pair
-
 TESTS_PER_GOLDEN = 10
 MOST_SITES = 250
 SMALL_SPLIT_SHARE = 0.10

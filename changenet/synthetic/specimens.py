@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from changenet.description import PASS
 from changenet.synthetic.builds import Build, good_build
 from changenet.synthetic.camera import GOLDEN_DRIFT, TEST_DRIFT, take_pictures
 from changenet.synthetic.defects import DEFECTS
-from changenet.synthetic.plan import PASS, Pair, Request
+from changenet.synthetic.plan import Pair, Request
 from changenet.synthetic.sites import Site
 
 _GOLDEN, _TEST = 2, 3  # purposes of random draws; plan.py has 0 and 1

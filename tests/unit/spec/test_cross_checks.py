@@ -74,6 +74,7 @@ def test_contradictions_are_errors_at_their_key(problems, overrides: list[str], 
         ["dataset.classify.classes=[PASS, a, b]", "dataset.classify.num_classes=3"],
         ["train.ray.num_workers=4"],
         ["model.backbone.freeze_backbone=true", "model.backbone.pretrained_backbone_path=w.pth"],
+        ["model.backbone.freeze_backbone=true", "train.pretrained_model_path=w.pth"],
     ],
 )
 def test_what_fits_passes_without_a_word(load, overrides: list[str]) -> None:

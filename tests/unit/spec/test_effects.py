@@ -64,6 +64,12 @@ def test_the_monitor_that_loses_is_named(load) -> None:
     assert "train.optim.monitor_name" in warning
 
 
+def test_weights_of_the_encoder_beside_those_of_the_whole_model_are_named(load) -> None:
+    paths = ["model.backbone.pretrained_backbone_path=b.pth", "train.pretrained_model_path=m.pth"]
+    (warning,) = load("", *paths).warnings
+    assert "model.backbone.pretrained_backbone_path" in warning
+
+
 def test_a_margin_without_part_in_the_threshold_is_named(load) -> None:
     (warning,) = load("", "model.classify.eval_margin=0.4", "evaluate.threshold.policy=recall").warnings
     assert "model.classify.eval_margin" in warning
@@ -79,6 +85,7 @@ def test_a_margin_without_part_in_the_threshold_is_named(load) -> None:
         "model.decode_head.in_channels=[128, 256, 384, 384]",
         "model.decode_head.use_summary_token=false",
         "train.use_distributed_sampler=true",
+        "evaluate.ray.num_workers=[1, 2]",
         "train={num_gpus: 2, gpu_ids: [0, 1]}",
         "train.num_gpus=4",
         "evaluate.vis_after_n_batches=1",
@@ -96,3 +103,34 @@ def test_taos_defaults_and_sections_of_other_tasks_are_silent(load, override: st
 
 def test_every_entry_of_the_table_names_known_keys() -> None:
     assert [entry.path for entry in TABLE if not entry.defaults()] == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["train.early_stopping.patience=3"], "train.early_stopping"),
+        (
+            ["train.tensorboard={enabled: false, infrequent_logging_frequency: 3}"],
+            "train.tensorboard.infrequent_logging_frequency",
+        ),
+        (
+            [
+                "dataset.classify.augmentation_config.augment=true",
+                "dataset.classify.augmentation_config.random_color={enable: false, hue: 0.1}",
+            ],
+            "random_color.enable is false",
+        ),
+        (
+            ["dataset.classify.augmentation_config={augment: true, random_shift: {max_pixels: 3}}"],
+            "random_shift.enable is false",
+        ),
+    ],
+)
+def test_settings_of_what_is_switched_off_are_named(load, overrides: list[str], key: str) -> None:
+    (warning,) = load("", *overrides).warnings
+    assert key in warning
+
+
+def test_the_widths_of_the_encoder_itself_are_no_warning(load) -> None:
+    tiny = "model.backbone.type=fan_tiny_8_p4_hybrid"
+    assert load("", tiny, "model.decode_head.in_channels=[128, 256, 192, 192]").warnings == ()

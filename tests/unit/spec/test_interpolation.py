@@ -97,3 +97,14 @@ def test_arithmetic_agrees_with_python(a: int, b: int, c: int, sign: str) -> Non
 def test_any_text_gives_a_number_or_a_value_error(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert isinstance(arithmetic(text), int | float)
+
+
+@pytest.mark.parametrize("unset", ["''", "null"])
+def test_an_unset_results_dir_is_the_default_inside_an_interpolation_too(load, unset: str) -> None:
+    experiment = load(f"results_dir: {unset}\nevaluate: {{checkpoint: '${{results_dir}}/train/x.pth'}}").experiment
+    assert experiment.evaluate.checkpoint == "./results/train/x.pth"
+
+
+def test_an_unset_environment_variable_is_named_without_jargon(problems) -> None:
+    (line,) = problems("train: {num_epochs: '${oc.env:NOT_SET_HERE_}'}")
+    assert "cannot be resolved: Environment variable 'NOT_SET_HERE_' not found." in line

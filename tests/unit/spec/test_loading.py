@@ -201,3 +201,12 @@ def test_the_written_experiment_is_itself_a_spec(load) -> None:
     again = load(yaml.safe_dump(first.public(), sort_keys=False))
     assert again.warnings == ()
     assert again.experiment.public() == first.public()
+
+
+def test_a_name_that_yaml_reads_as_no_name_is_an_error(problems) -> None:
+    (line,) = problems("dataset: {classify: {input_map: {NO: 0, NC: 1}}}")
+    assert "dataset.classify.input_map.False: is a key that YAML reads as false. Put the name in quotes." in line
+    (line,) = problems("", "dataset.classify.input_map={A: 0, on: 1}")
+    assert "YAML reads as true" in line
+    (line,) = problems("train: {~: 1}")
+    assert "spec.yaml: train: cannot be read: Incompatible key type 'NoneType'. Mend the file." in line

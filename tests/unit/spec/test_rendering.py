@@ -73,9 +73,9 @@ def test_an_old_spec_in_modern_form_loads_without_warnings_and_means_the_same(tm
         "# was train.val_interval",
         "# was model.decode_head.decoder_params.embed_dims",
         "# 2.0 is no probability: 0.5 is used",
-        "# train.optim.betas is left out",
-        "# wandb.project is left out",
-        "# encryption_key is left out",
+        "# Left out: train.optim.betas",
+        "# Left out: wandb.project",
+        "# Left out: encryption_key",
         "${results_dir}/train/x.pth",
         "image_height: ${dataset.classify.image_width}",
     ):
