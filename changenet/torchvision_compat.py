@@ -43,7 +43,8 @@ def _repair() -> None:
             del sys.modules[module]
         import torch
 
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        make_library: Any = torch.library.Library  # PyTorch gives it no types
+        library = make_library("torchvision", "FRAGMENT")
         for schema in _SCHEMAS:
             library.define(schema)
         _kept_alive.append(library)
