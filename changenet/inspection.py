@@ -49,8 +49,8 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the part is good."""
-        return not self.score > self.threshold
+        """Whether the part is good; a score that is no number is not."""
+        return self.score <= self.threshold
 
 
 class Inspector:

@@ -158,7 +158,7 @@ class RunLock(contextlib.AbstractContextManager["RunLock"]):
     have no locks: there it does nothing.
 
     Raises:
-        ChangeNetError: Another run holds the folder; the message says which.
+        ChangeNetError: Another run holds the folder (the message says which), or nothing can be written there.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -166,12 +166,19 @@ class RunLock(contextlib.AbstractContextManager["RunLock"]):
         self._file: IO[Any] | None = None
 
     def __enter__(self) -> RunLock:
+        fix = "Choose another results_dir."
         if is_uri(self._folder):
+            try:
+                fsspec.core.url_to_fs(self._folder)
+            except (ImportError, ValueError) as error:
+                raise ChangeNetError(f"cannot be reached ({error})", where=self._folder, fix=fix) from error
             return self
         import fcntl
 
-        path = Path(make_folder(self._folder), ".lock")
-        file = path.open("a+", encoding="utf-8")
+        try:
+            file = Path(make_folder(self._folder), ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise ChangeNetError(f"cannot be written ({error.strerror})", where=self._folder, fix=fix) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -12,11 +12,12 @@ import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import SecretStr
 
 from changenet import storage
 from changenet.data.annotations import Annotations
@@ -40,14 +41,20 @@ class ModelFile:
     Args:
         path: A checkpoint or a bundle, reachable from every node.
         engine: `auto`, `torch`, `onnxruntime` or `tensorrt`.
-        encryption_key: Opens encrypted model files.
+        encryption_key: Opens encrypted model files; wrapped, because Ray Data notes the arguments of its workers.
         threshold: What to decide by; None for the network's own.
     """
 
     path: str
     engine: str = "auto"
-    encryption_key: str | None = field(default=None, repr=False)
+    encryption_key: SecretStr | None = None
     threshold: float | None = None
+
+    def load(self, *, threads: int | None = None, device: str = "cpu") -> Inspector:
+        """Open it (raises as `Inspector.load`)."""
+        key = self.encryption_key.get_secret_value() if self.encryption_key else None
+        inspector = Inspector.load(self.path, self.engine, encryption_key=key, threads=threads, device=device)
+        return inspector if self.threshold is None else inspector.with_threshold(self.threshold)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +101,14 @@ def score_rows(
     parts: dict[str, list[NDArray[Any]]] = {}
     with _quiet_ray_data(), progress() as bar:
         task = bar.add_task(title, total=rows)
-        ranges = _ranges(rows, batch_size, lanes=workers.cpus)
+        ranges = _ranges(rows, batch_size, lanes=workers.threads)
         blocks = ray.data.from_items(ranges, override_num_blocks=len(ranges)).map_batches(
             Scorer,
             fn_constructor_kwargs={
                 "model": model,
                 "source": ray.put(source),
                 "batch_size": batch_size,
-                "lanes": workers.cpus,
+                "lanes": workers.threads,
                 "device": "cuda" if workers.use_gpu else "cpu",
             },
             batch_size=None,
@@ -160,10 +167,7 @@ class Scorer:
         import ray
 
         # One thread a batch: the result of a sum depends on how many threads share it.
-        inspector = Inspector.load(
-            model.path, model.engine, encryption_key=model.encryption_key, threads=1, device=device
-        )
-        self._inspector = inspector if model.threshold is None else inspector.with_threshold(model.threshold)
+        self._inspector = model.load(threads=1, device=device)
         self._source: PairSource = ray.get(source) if isinstance(source, ray.ObjectRef) else source
         self._batch_size = batch_size
         self._lanes = ThreadPoolExecutor(lanes)

@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from changenet import storage
 from changenet.errors import ChangeNetError, CheckpointError, Problem
@@ -33,7 +34,8 @@ def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None)
 
         experiment = _with_seed(action.experiment)
         factory.training_loader(experiment)
-        factory.validation_loader(experiment)
+        if factory.validation_loader(experiment) is None:
+            _warn_of_no_validation(experiment)
         network = factory.make_network(experiment, pretrained=False)
         checkpoint, epochs_done = _checkpoint_to_go_on_from(experiment, action.folder, network.arguments)
         if epochs_done < experiment.train.num_epochs:
@@ -73,7 +75,7 @@ def _fit(experiment: Experiment, action: Action, checkpoint: str | None) -> None
             "experiment": experiment,
             "folder": storage.absolute(action.folder),
             "checkpoint": checkpoint,
-            "threads": workers.cpus,
+            "threads": workers.threads,
             "board": board,
         }
         trainer = TorchTrainer(train_worker, train_loop_config=config, scaling_config=scaling, run_config=run_config)
@@ -123,6 +125,7 @@ def _checkpoint_to_go_on_from(
         for key, value in arguments.items()
         if theirs.get(key) != value
     ]
+    differing += _differing_state(experiment, checkpoint.description.spec, path)
     if differing:
         fix = "Use another results_dir to train a new network, or the spec that the checkpoint was trained with."
         raise CheckpointError([Problem("this run cannot go on from it", where=path, fix=fix), *differing])
@@ -134,6 +137,31 @@ def _checkpoint_to_go_on_from(
         )
     logger.info("Going on from %s.", path)
     return storage.absolute(path), int(checkpoint.training["progress"]["epoch"])
+
+
+def _differing_state(experiment: Experiment, theirs: dict[str, Any], path: str) -> list[Problem]:
+    """Return what makes the state of the checkpoint's optimiser useless to this run."""
+    ours = {
+        ("train", "optim", "optim"): experiment.train.optim.optim,
+        ("model", "backbone", "freeze_backbone"): experiment.model.backbone.freeze_backbone,
+    }
+    problems = []
+    for keys, value in ours.items():
+        stored: Any = theirs
+        for key in keys:
+            stored = stored.get(key, {})
+        if stored not in ({}, value):
+            what = f"{'.'.join(keys)} is {stored!r} in the checkpoint and {value!r} in the spec"
+            problems.append(Problem(what, where=path, fix="Or give the file as train.pretrained_model_path."))
+    return problems
+
+
+def _warn_of_no_validation(experiment: Experiment) -> None:
+    name, _ = experiment.monitor
+    effects = [] if name.startswith("train_") else [f"{name} picks no best checkpoint"]
+    if experiment.threshold_policy == "recall":
+        effects.append(f"the threshold is not fitted and stays at {experiment.eval_margin:g}")
+    logger.warning("There is no validation set%s.", f": {' and '.join(effects)}" if effects else "")
 
 
 def _print_result(folder: str) -> None:
@@ -151,4 +179,5 @@ def _print_result(folder: str) -> None:
     out.print(result_table("Training, the last epochs", shown, cells))
     from ray_jobs.train_worker import BEST, LATEST
 
-    out.print(f"Checkpoints: {folder} ({LATEST}, {BEST})", soft_wrap=True)
+    names = [LATEST] + [BEST] * storage.exists(storage.join(folder, BEST))
+    out.print(f"Checkpoints: {folder} ({', '.join(names)})", soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 from dataclasses import replace
@@ -16,6 +17,7 @@ import torch
 from torch import distributed
 
 from changenet import factory, storage
+from changenet.data.randomness import derived_seed
 from changenet.description import Threshold
 from changenet.errors import SpecError
 from changenet.evaluation.metrics import decision_metrics, score_histogram
@@ -27,6 +29,8 @@ from changenet.training.loop import Batches, EpochResult, predict, train_epoch
 from changenet.training.state import Progress
 from ray_jobs.follow import log_to
 from ray_jobs.train_log import TrainLog
+
+logger = logging.getLogger(__name__)
 
 LATEST = "changenet_model_classify_latest.pth"
 BEST = "model_best.pth"
@@ -78,9 +82,17 @@ class _TrainingRun:
             self.network.load_state_dict(stored.state)
             if stored.training is not None:
                 self.progress = self.stateful.restore(stored.training, self.network)
-            self.description = replace(self.description, threshold=stored.description.threshold)
+                self._after_restore()
+            self.description = replace(
+                self.description,
+                threshold=stored.description.threshold,
+                metrics=stored.description.metrics,
+                validation_scores=stored.description.validation_scores,
+            )
         trained: torch.nn.Module = self.network
-        if self.settings.sync_batchnorm and self.world > 1:
+        if self.settings.sync_batchnorm and self.world > 1 and self.device.type == "cpu":
+            logger.warning("train.sync_batchnorm has no effect: PyTorch synchronises batch statistics on GPUs only.")
+        elif self.settings.sync_batchnorm and self.world > 1:
             trained = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
         self.trained = ray.train.torch.prepare_model(
             trained, parallel_strategy="ddp" if self.world > 1 else None, move_to_device=False
@@ -95,6 +107,16 @@ class _TrainingRun:
                 every=tensorboard.infrequent_logging_frequency,
             )
 
+    def _after_restore(self) -> None:
+        """Fit what a checkpoint says to this rank and this run's batches."""
+        progress = self.progress
+        if self.rank:  # the file has the random state of rank 0, and no two ranks may drop the same paths
+            torch.manual_seed(
+                derived_seed("resumed process", seed=self.settings.seed, epoch=progress.step, rank=self.rank)
+            )
+        if progress.batch >= self.loader.batches_per_epoch:  # batches were smaller then: the epoch is run again
+            progress.batch = 0
+
     @property
     def kept(self) -> ChangeNet:
         """The network that is validated and written: the averaged one when there is an average."""
@@ -103,52 +125,49 @@ class _TrainingRun:
 
     def run(self) -> None:
         """Run the epochs that are left."""
-        stopping = self.settings.early_stopping
         if self.log is not None:
             self.log.started()
         for epoch in range(self.progress.epoch, self.settings.num_epochs):
-            self._epoch(epoch)
-            if stopping.enable and self.progress.stale >= stopping.patience:
+            if self._stopped:  # perhaps before this run began
                 break
+            self._epoch(epoch)
         if self.log is not None:
             self.log.finished()
+
+    @property
+    def _stopped(self) -> bool:
+        stopping = self.settings.early_stopping
+        return stopping.enable and self.progress.stale >= stopping.patience
 
     def _epoch(self, epoch: int) -> None:
         """Train, validate, write and report one epoch."""
         began = time.perf_counter()
-        trained = self._train(epoch)
-        if not trained.output.isfinite().all():
-            raise SpecError(
-                f"training diverged in epoch {epoch}: the network's outputs are no numbers any more",
-                where="train.optim.lr",
-                fix="Lower it, set train.clip_grad_norm, or use precision 32-true or bf16-mixed.",
-            )
+        mine = self._train(epoch)
         seconds = time.perf_counter() - began
+        trained = self._gather(mine)
+        _check_finite(trained, epoch)
         figures: dict[str, Any] = {
             "epoch": epoch,
             "step": self.progress.step,
             "learning_rate": self.stateful.schedule.get_last_lr()[0],
             "train_loss": trained.loss,
             **self._tao_figures("train", trained, Threshold(self.experiment.eval_margin)),
-            "pairs_per_second": self.world * len(trained.rows) / seconds,
+            "pairs_per_second": len(trained.rows) / seconds,
         }
         last = epoch + 1 == self.settings.num_epochs
         validated = self.validation is not None and (last or (epoch + 1) % self.settings.validation_interval == 0)
         if validated:
-            figures |= self._validate()
+            figures |= self._validate(epoch)
         name, mode = self.experiment.monitor
-        stopping = self.settings.early_stopping
-        best = validated and self.progress.improves(figures.get(name), mode=mode, min_delta=stopping.min_delta)
+        min_delta = self.settings.early_stopping.min_delta
+        best = self.progress.improves(figures.get(name), mode=mode, min_delta=min_delta)
         figures["seconds"] = time.perf_counter() - began
         self.progress.epoch, self.progress.batch = epoch + 1, 0
         if self.log is not None:
             self.log.epoch(figures, validated=validated)
             self.log.histograms(epoch, self.network)
-        periodic = self.settings.checkpoint_interval_unit == "epoch" and not (
-            (epoch + 1) % self.settings.checkpoint_interval
-        )
-        stopped = stopping.enable and self.progress.stale >= stopping.patience
-        self._report(figures, save=periodic or last or stopped, best=best, epoch=epoch)
+        due = self.progress.is_due(self.settings.checkpoint_interval, self.settings.checkpoint_interval_unit)
+        self._report(figures, save=due or last or self._stopped, best=best, epoch=epoch)
 
     def _train(self, epoch: int) -> EpochResult:
         skipped = self.progress.batch
@@ -189,8 +208,11 @@ class _TrainingRun:
             after_batch=after_batch,
         )
 
-    def _validate(self) -> dict[str, Any]:
-        """Score the validation set, fit the threshold, and note both in the description that checkpoints carry."""
+    def _validate(self, epoch: int) -> dict[str, Any]:
+        """Score the validation set, fit the threshold, and note both in the description that checkpoints carry.
+
+        In full precision, whatever training uses: the threshold is for scores as engines will compute them.
+        """
         assert self.validation is not None
         loader, labels = self.validation
         result = self._gather(
@@ -199,9 +221,9 @@ class _TrainingRun:
                 loader,
                 normalise=self.kept.normalise,
                 device=self.device,
-                precision=self.settings.precision,
             )
         )
+        _check_finite(result, epoch)
         scores = self.kept.score(result.output).numpy()
         is_defect = result.target.numpy() > 0
         threshold = fit_threshold(
@@ -235,16 +257,17 @@ class _TrainingRun:
         return {f"{prefix}_{name}": tao[f"test_{name}"] for name in ("acc", "fpr", "fnr")}
 
     def _gather(self, mine: EpochResult) -> EpochResult:
-        """Return the rows of all ranks, in row order, on every rank."""
+        """Return the rows of all ranks, in row order, and the mean of their losses, on every rank."""
         if self.world == 1:
             return mine
         parts: list[EpochResult] = [mine] * self.world
         distributed.all_gather_object(parts, mine)
+        loss = sum(part.loss for part in parts) / self.world
         parts = [part for part in parts if len(part.rows)]
         rows = torch.cat([part.rows for part in parts])
         order = rows.argsort()
         return EpochResult(
-            mine.loss,
+            loss,
             rows[order],
             torch.cat([part.output for part in parts])[order],
             torch.cat([part.target for part in parts])[order],
@@ -273,6 +296,20 @@ class _TrainingRun:
             ray.train.report(
                 {**metrics, "checkpoint_path": latest}, checkpoint=ray.train.Checkpoint.from_directory(folder)
             )
+
+
+def _check_finite(result: EpochResult, epoch: int) -> None:
+    """Make sure that the network still gives numbers.
+
+    Raises:
+        SpecError: It does not.
+    """
+    if not result.output.isfinite().all():
+        raise SpecError(
+            f"training diverged in epoch {epoch}: the network's outputs are no numbers any more",
+            where="train.optim.lr",
+            fix="Lower it, set train.clip_grad_norm, or use precision 32-true or bf16-mixed.",
+        )
 
 
 def _reported() -> str | None:

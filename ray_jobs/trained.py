@@ -17,7 +17,6 @@ from changenet.data.pairs import PairSource
 from changenet.description import ModelDescription, Threshold
 from changenet.errors import Problem, SpecError
 from changenet.evaluation.thresholds import fit_threshold
-from changenet.inspection import Inspector
 from changenet.spec import Experiment
 from ray_jobs import cluster
 from ray_jobs.scoring import ModelFile, Scored, score_rows
@@ -57,8 +56,8 @@ class TrainedNetwork:
         if not section.checkpoint:
             raise SpecError("not given", where=f"{action}.checkpoint", fix="Name a checkpoint or a bundle folder.")
         self._experiment, self._action, self._address = experiment, action, address
-        self.file = ModelFile(section.checkpoint, section.engine, experiment.secret())
-        inspector = Inspector.load(self.file.path, self.file.engine, encryption_key=self.file.encryption_key)
+        self.file = ModelFile(section.checkpoint, section.engine, experiment.encryption_key)
+        inspector = self.file.load()
         self.engine, self.description = inspector.engine_name, inspector.description
         problems = list(contradictions(experiment, self.description, self.file.path))
         if problems:

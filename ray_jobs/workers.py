@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field
 
 from changenet.spec.workers import RayWorkers
@@ -17,15 +18,20 @@ class Workers:
 
     Args:
         count: (fewest, most) workers.
-        cpus: CPUs of each: the threads of a training worker, the batches that a scoring worker works on at once.
+        cpus: CPUs of each; less than one where there are more workers than CPUs.
         use_gpu: One GPU a worker.
         resources: Further Ray resources of each.
     """
 
     count: tuple[int, int] = (1, 1)
-    cpus: int = 1
+    cpus: float = 1
     use_gpu: bool = False
     resources: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def threads(self) -> int:
+        """The threads of a training worker, the batches that a scoring worker works on at once."""
+        return max(1, int(self.cpus))
 
 
 def plan_workers(section: RayWorkers, *, asked_gpus: int) -> Workers:
@@ -46,5 +52,11 @@ def plan_workers(section: RayWorkers, *, asked_gpus: int) -> Workers:
     fewest, most = wanted if isinstance(wanted, tuple) else (wanted, wanted)
     resources = dict(section.resources_per_worker or {})
     share = resources.pop("CPU", None) or cpus / most
+    share = int(share) if share > 1 else math.floor(1e4 * share) / 1e4  # Ray counts in these steps
     resources.pop("GPU", None)
-    return Workers((fewest, most), max(1, int(share)), use_gpu, resources)
+    for kind, needed, there in (("CPUs", fewest * share, cpus), ("GPUs", fewest * use_gpu, gpus)):
+        if needed > there + 1e-6:
+            logger.warning(
+                "%d worker(s) need %g %s and the cluster has %g: they wait until it grows.", fewest, needed, kind, there
+            )
+    return Workers((fewest, most), share, use_gpu, resources)

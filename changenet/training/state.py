@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,8 +28,11 @@ class Progress:
     stale: int = 0
 
     def improves(self, value: float | None, *, mode: str, min_delta: float = 0.0) -> bool:
-        """Note a validation's monitored value; say whether it is the best so far (`mode`: `min` or `max`)."""
-        if value is None:
+        """Note the monitored value; say whether it is the best so far (`mode`: `min` or `max`).
+
+        None, where the metric was not measured or is undefined, changes nothing.
+        """
+        if value is None or math.isnan(value):
             return False
         sign = 1.0 if mode == "min" else -1.0
         if self.best is None or sign * value < sign * self.best - min_delta:
@@ -36,6 +40,10 @@ class Progress:
             return True
         self.stale += 1
         return False
+
+    def is_due(self, every: int, unit: Literal["epoch", "step"]) -> bool:
+        """Say, at the end of an epoch, whether a checkpoint is due: `epoch` counts it already."""
+        return (self.epoch if unit == "epoch" else self.step) % every == 0
 
 
 @dataclass
@@ -68,7 +76,15 @@ class Stateful:
         }
 
     def restore(self, training: dict[str, Any], network: torch.nn.Module) -> Progress:
-        """Put everything back after the file's weights were loaded into `network`; return where the run stood."""
+        """Put everything back after the file's weights were loaded into `network`; return where the run stood.
+
+        Learning rate, weight decay and momentum stay those of this run: what the spec says now, holds.
+        """
+        chosen = [
+            {name: value for name, value in group.items() if name not in ("params", "lr")}
+            for group in self.optimizer.param_groups
+        ]
+        base_rates = list(self.schedule.base_lrs)
         if self.average is not None:
             self.average.module.load_state_dict(network.state_dict())
             self.average.n_averaged.fill_(training["averaged_steps"])
@@ -76,6 +92,10 @@ class Stateful:
             network.load_state_dict(training["raw_weights"])
         self.optimizer.load_state_dict(training["optimizer"])
         self.schedule.load_state_dict(training["schedule"])
+        self.schedule.base_lrs = base_rates
+        factor = self.schedule.lr_lambdas[0](self.schedule.last_epoch)
+        for group, options in zip(self.optimizer.param_groups, chosen, strict=True):
+            group.update(options, lr=options["initial_lr"] * factor)
         self.scaler.load_state_dict(training["scaler"])
         torch.set_rng_state(training["torch_random"])
         return Progress(**training["progress"])

@@ -131,9 +131,9 @@ def test_options_of_training_are_taken(write_spec: Spec, tmp_path: Path) -> None
     )
     train.run(spec)
     folder = tmp_path / "results" / "train"
-    # Three batches an epoch, two a step: one whole step and the rest of the epoch.
+    # Three batches an epoch, two a step: one whole step, and the rest of the epoch, whose end writes too.
     names = sorted(path.name for path in folder.glob("model_epoch_*.pth"))
-    assert names == [f"model_epoch_{e:03d}_step_{s:05d}.pth" for e, s in ((0, 1), (1, 3), (1, 4))]
+    assert names == [f"model_epoch_{e:03d}_step_{s:05d}.pth" for e, s in ((0, 1), (0, 2), (1, 3), (1, 4))]
     checkpoint = load_checkpoint(str(folder / "changenet_model_classify_latest.pth"))
     assert checkpoint.training["raw_weights"] is not None
     assert checkpoint.training["averaged_steps"] == 4

@@ -59,6 +59,10 @@ def test_a_verdict_is_score_threshold_and_prediction(inspector: Inspector) -> No
     assert verdict.passed == (verdict.prediction == "PASS")
 
 
+def test_a_score_that_is_no_number_does_not_pass() -> None:
+    assert not Verdict(float("nan"), 0.5, "FAIL").passed
+
+
 def test_the_threshold_itself_still_passes(inspector: Inspector) -> None:
     score = inspector.inspect(picture(1), picture(2)).score
     assert inspector.with_threshold(score).inspect(picture(1), picture(2)).prediction == "PASS"

@@ -64,3 +64,11 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 9
     with storage.RunLock(tmp_path):
         pass
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file" / "run", "nosuchprotocol://bucket/run"):
+        with pytest.raises(ChangeNetError, match="cannot be") as raised:
+            storage.RunLock(folder).__enter__()
+        assert len(raised.value.problems) == 1

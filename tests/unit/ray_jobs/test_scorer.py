@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import SecretStr
 
 from changenet.data.annotations import read_annotations
 from changenet.data.pairs import PairSource
@@ -69,3 +71,8 @@ def test_a_row_that_cannot_be_read_says_why_and_stops_nobody_else(
     assert [row for row in range(ROWS) if found["prediction"][row] == "ERROR"] == bad
     assert [row for row in range(ROWS) if found["error"][row]] == bad
     assert "004.png" in found["error"][4]
+
+
+def test_what_ray_data_notes_about_its_workers_has_no_key() -> None:
+    model = ModelFile("a.pth", encryption_key=SecretStr("horse staple"))
+    assert "horse staple" not in str(asdict(model)) + repr(model)

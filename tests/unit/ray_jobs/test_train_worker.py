@@ -1,0 +1,86 @@
+"""The training run of one worker, without a cluster: Ray's part is played by a few plain objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from changenet.errors import SpecError
+from changenet.spec import load_spec
+from changenet.training.checkpoint import load_checkpoint
+from changenet.training.loop import predict
+from ray_jobs import train_worker
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, write_spec: Callable[..., str], tmp_path: Path) -> Run:
+    train = train_worker.ray.train
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+    monkeypatch.setattr(train, "get_context", lambda: context)
+    monkeypatch.setattr(train, "get_checkpoint", lambda: None)
+    monkeypatch.setattr(train, "report", lambda *_args, **_options: None)
+    monkeypatch.setattr(train.torch, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(train.torch, "prepare_model", lambda network, **_options: network)
+    monkeypatch.setattr(train_worker, "log_to", lambda _board: None)
+    board = SimpleNamespace(show=SimpleNamespace(remote=lambda *_: None))
+
+    def worker(checkpoint: str | None = None, **changes: Any) -> Path:
+        experiment = load_spec(write_spec(**changes)).experiment
+        folder = tmp_path / "train"
+        train_worker.train_worker(
+            {"experiment": experiment, "folder": str(folder), "checkpoint": checkpoint, "threads": 1, "board": board}
+        )
+        return folder
+
+    return worker
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("model_*.pth"))
+
+
+def test_step_checkpoints_at_the_end_of_an_epoch_are_written(run: Run) -> None:
+    # Three batches an epoch: the third step is the end of the first epoch.
+    folder = run(train__num_epochs=2, train__checkpoint_interval=3, train__checkpoint_interval_unit="step")
+    assert "model_epoch_000_step_00003.pth" in names(folder)
+
+
+def test_a_metric_of_training_picks_the_best_without_a_validation_set(run: Run) -> None:
+    changes: dict[str, Any] = {"dataset__classify__validation_dataset__csv_path": None, "train__num_epochs": 1}
+    assert "model_best.pth" not in names(run(**changes))
+    assert "model_best.pth" in names(run(**changes, train__optim__monitor_name="train_loss"))
+
+
+def test_a_run_that_stopped_early_is_over(run: Run) -> None:
+    stopping = {"enable": True, "patience": 1, "min_delta": 10.0}
+    folder = run(train__num_epochs=4, train__early_stopping=stopping)
+    before = names(folder)
+    assert "model_epoch_001_step_00006.pth" in before
+    run(str(folder / train_worker.LATEST), train__num_epochs=4, train__early_stopping=stopping)
+    assert names(folder) == before
+
+
+def test_a_resumed_run_keeps_the_figures_of_the_last_validation(run: Run) -> None:
+    folder = run(train__num_epochs=1)
+    run(str(folder / train_worker.LATEST), train__num_epochs=3, train__validation_interval=3)
+    description = load_checkpoint(str(folder / "model_epoch_001_step_00006.pth")).description
+    assert description.metrics["pairs"] == 24
+    assert description.validation_scores["edges"]
+
+
+def test_a_network_without_numbers_at_validation_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverged(*arguments: Any, **options: Any) -> Any:
+        result = predict(*arguments, **options)
+        return replace(result, output=torch.full_like(result.output, float("nan")))
+
+    monkeypatch.setattr(train_worker, "predict", diverged)
+    with pytest.raises(SpecError, match="diverged in epoch 0"):
+        run(train__num_epochs=1)
