@@ -41,23 +41,28 @@ def picture_layout(experiment: Experiment) -> PictureLayout:
 
 
 def pair_source(
-    experiment: Experiment, split: Split, layout: PictureLayout, *, num_golden: int | None = None
+    experiment: Experiment,
+    split: Split,
+    layout: PictureLayout,
+    *,
+    image_ext: str | None = None,
+    num_golden: int | None = None,
 ) -> PairSource:
-    """Return the rows and pictures of a split that the spec names.
+    """Return the rows and pictures of a split that the spec names; `image_ext` and `num_golden` win over the spec's.
 
     Raises:
-        SpecError: The split has no `csv_path`.
+        SpecError: The split has no `csv_path` or no `images_dir`.
         DataError: The CSV file is wrong, or `images_dir` is not a folder.
     """
     data = experiment.dataset.classify
-    key = f"dataset.classify.{split}_dataset"
-    files = getattr(data, f"{split}_dataset")
-    if not files.csv_path:
-        raise SpecError("not given", where=f"{key}.csv_path", fix=f"Name the CSV file of the {split} set.")
+    files, key = getattr(data, f"{split}_dataset"), f"dataset.classify.{split}_dataset"
+    missing = [name for name in ("csv_path", "images_dir") if not getattr(files, name)]
+    if missing:
+        raise SpecError([Problem("not given", f"{key}.{name}", "Name it.") for name in missing])
     return PairSource(
         annotations=read_annotations(files.csv_path, require_label=split != "infer"),
-        images_dir=files.images_dir,
-        image_ext=data.image_ext,
+        images_dir=storage.absolute(files.images_dir),  # workers may run in another folder
+        image_ext=image_ext or data.image_ext,
         layout=layout,
         num_golden=num_golden or data.num_golden,
     )

@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from changenet import storage
@@ -77,6 +78,7 @@ def _fit(experiment: Experiment, action: Action, checkpoint: str | None) -> None
             "checkpoint": checkpoint,
             "threads": workers.threads,
             "board": board,
+            "working_dir": str(Path.cwd()),
         }
         trainer = TorchTrainer(train_worker, train_loop_config=config, scaling_config=scaling, run_config=run_config)
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import tempfile
 import time
 from dataclasses import replace
@@ -42,9 +44,13 @@ def train_worker(config: dict[str, Any]) -> None:
 
     Args:
         config: `experiment` (the spec), `folder` (RESULTS/train), `checkpoint` (a file to go on from, or None),
-            `threads` (CPU threads of this worker) and `board` (where progress is shown).
+            `threads` (CPU threads of this worker), `board` (where progress is shown) and `working_dir` (the folder that
+            the spec's relative paths start from).
     """
-    _TrainingRun(**config).run()
+    arguments = dict(config)
+    with contextlib.suppress(FileNotFoundError):  # a node without that folder needs absolute paths
+        os.chdir(arguments.pop("working_dir"))
+    _TrainingRun(**arguments).run()
 
 
 class _TrainingRun:

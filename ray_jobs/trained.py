@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
-from changenet.data.annotations import read_annotations
+from changenet import factory, storage
 from changenet.data.pairs import PairSource
 from changenet.description import ModelDescription, Threshold
 from changenet.errors import Problem, SpecError
@@ -56,7 +56,7 @@ class TrainedNetwork:
         if not section.checkpoint:
             raise SpecError("not given", where=f"{action}.checkpoint", fix="Name a checkpoint or a bundle folder.")
         self._experiment, self._action, self._address = experiment, action, address
-        self.file = ModelFile(section.checkpoint, section.engine, experiment.encryption_key)
+        self.file = ModelFile(storage.absolute(section.checkpoint), section.engine, experiment.encryption_key)
         inspector = self.file.load()
         self.engine, self.description = inspector.engine_name, inspector.description
         problems = list(contradictions(experiment, self.description, self.file.path))
@@ -72,16 +72,12 @@ class TrainedNetwork:
             SpecError: The spec does not name the split.
             DataError: The CSV file is wrong, or `images_dir` is not a folder.
         """
-        data, key = self._experiment.dataset.classify, f"{split}_dataset"
-        files = getattr(data, key)
-        missing = [name for name in ("csv_path", "images_dir") if not getattr(files, name)]
-        if missing:
-            raise SpecError([Problem("not given", f"{DATA}.{key}.{name}", "Name it.") for name in missing])
-        return PairSource(
-            annotations=read_annotations(files.csv_path, require_label=split != "infer"),
-            images_dir=files.images_dir,
-            image_ext=data.image_ext if "image_ext" in data.model_fields_set else self.description.image_ext,
-            layout=self.description.layout,
+        data = self._experiment.dataset.classify
+        return factory.pair_source(
+            self._experiment,
+            split,
+            self.description.layout,
+            image_ext=None if "image_ext" in data.model_fields_set else self.description.image_ext,
             num_golden=self.description.num_golden,
         )
 

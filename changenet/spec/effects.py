@@ -68,6 +68,11 @@ AUGMENTATION = "dataset.classify.augmentation_config"
 RANDOM = ("random_flip", "random_rotate", "random_color", "random_shift")
 
 TABLE: tuple[WithoutEffect, ...] = (
+    *(
+        WithoutEffect(f"{action}.ray.{key}", "only training keeps snapshots and restarts its workers")
+        for action in SCORED
+        for key in ("storage_path", "max_failures")
+    ),
     WithoutEffect("model_name", "it only names the network in TAO's launcher"),
     WithoutEffect(
         "wandb",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from changenet.spec.section import Integer, Number, Positive, Section
-from changenet.spec.workers import TrainRayWorkers
+from changenet.spec.workers import RayWorkers
 
 Loss = Literal["ce", "contrastive"]
 Monitor = Literal[
@@ -134,7 +134,7 @@ class Train(Section):
     tensorboard: Tensorboard = Tensorboard()
     checkpointer: Checkpointer = Checkpointer()
     optim: Optim = Optim()
-    ray: TrainRayWorkers = TrainRayWorkers()
+    ray: RayWorkers = RayWorkers()
     early_stopping: EarlyStopping = EarlyStopping()
     ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
         default=None, description="Decay of a moving average of the weights, which is what is validated and kept."

@@ -20,14 +20,10 @@ class RayWorkers(Section):
         default=None, description="Ray resources a worker, such as {CPU: 4}. Unset: all CPUs divided by the workers."
     )
 
-
-class TrainRayWorkers(RayWorkers):
-    """How training is spread over the cluster, kept and repeated."""
-
     storage_path: str | None = Field(
         default=None,
-        description="Folder or URI that all nodes reach, for Ray's own snapshots. Unset: the train folder.",
+        description="Folder or URI that all nodes reach, for Ray's own snapshots of training. Unset: the train folder.",
     )
     max_failures: Annotated[int, Field(ge=-1)] = Field(
-        default=0, description="Restarts of the worker group after a failure; -1 = without limit."
+        default=0, description="Restarts of the training workers after a failure; -1 = without limit."
     )

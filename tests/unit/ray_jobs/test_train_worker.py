@@ -36,7 +36,14 @@ def run(monkeypatch: pytest.MonkeyPatch, write_spec: Callable[..., str], tmp_pat
         experiment = load_spec(write_spec(**changes)).experiment
         folder = tmp_path / "train"
         train_worker.train_worker(
-            {"experiment": experiment, "folder": str(folder), "checkpoint": checkpoint, "threads": 1, "board": board}
+            {
+                "experiment": experiment,
+                "folder": str(folder),
+                "checkpoint": checkpoint,
+                "threads": 1,
+                "board": board,
+                "working_dir": ".",
+            }
         )
         return folder
 
