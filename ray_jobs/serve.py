@@ -218,9 +218,10 @@ def start(
         if not _is_remote(address):
             _wait_until_ready(service.url)
     except BaseException as error:
+        reason = _reason() if isinstance(error, RuntimeError) else ""  # what serve.run raises when no replica starts
         service.stop()
-        if isinstance(error, RuntimeError):  # what serve.run raises when no replica starts
-            raise EngineError(_last_line(error), where="Ray Serve", fix="The log above says more.") from error
+        if reason:
+            raise EngineError(f"no replica starts: {reason}") from error
         raise
     return service
 
@@ -288,6 +289,11 @@ def _in_url(host: str) -> str:
     return HOST if host == "0.0.0.0" else host  # noqa: S104
 
 
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _reason() -> str:
+    """Return the last line of the traceback that a replica left with Ray Serve, without the exception's type."""
+    from ray import serve
+
+    application = serve.status().applications.get(APPLICATION)
+    messages = [deployment.message for deployment in application.deployments.values()] if application else []
+    lines = [line for message in messages for line in message.splitlines() if re.match(r"[\w.]+: ", line)]
+    return lines[-1].split(": ", 1)[1] if lines else ""

@@ -142,7 +142,8 @@ def test_early_stopping_ends_before_the_last_epoch(write_spec: Spec, tmp_path: P
 
 def test_a_set_without_defects_is_refused_before_any_worker_starts(write_spec: Spec, tmp_path: Path) -> None:
     good = tmp_path / "good.csv"
-    good.write_text("input_path,golden_path,label,object_name\ntest,golden,PASS,train000\n" * 1, encoding="utf-8")
+    rows = "".join(f"test,golden,PASS,train{number:03d}\n" for number in (0, 1, 3, 4))
+    good.write_text(f"input_path,golden_path,label,object_name\n{rows}", encoding="utf-8")
     with pytest.raises(DataError, match="no defects"):
         train.run(write_spec(dataset__classify__train_dataset__csv_path=str(good)))
 

@@ -38,3 +38,17 @@ def test_it_serves_until_it_is_told_to_stop(bundles, pictures, number):
             return
         time.sleep(0.5)
     raise AssertionError("something still answers")
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_load_ends_it_with_the_reason(bundles, tmp_path):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        f"results_dir: {tmp_path}\nserve: {{models: {{pcb: {bundles['pcb']}}}, port: {free_port()}, engine: torch}}\n"
+    )
+    command = [sys.executable, "-m", "ray_jobs", "serve", "-e", str(spec)]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert ended.returncode == 2, ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert "which the torch engine cannot run" in line
