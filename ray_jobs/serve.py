@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import os
 import re
 import signal
 import socket
@@ -272,7 +273,7 @@ def _tell(url: str, settings: ServiceSettings, lights: Sequence[str]) -> None:
 
 
 def _is_remote(address: str | None) -> bool:
-    return address is not None and address.startswith("ray://")
+    return (address or os.environ.get("RAY_ADDRESS") or "").startswith("ray://")
 
 
 def _is_loopback(host: str) -> bool:
