@@ -59,7 +59,7 @@ def test_network_equals_its_parts(changes: dict[str, Any], make_network: Make, p
     with torch.no_grad():
         whole = network(test, golden)
         parts = network.compare(network.encode(test), network.prepare_golden(network.encode(golden)))
-    torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", KINDS)
@@ -70,7 +70,7 @@ def test_one_kept_golden_serves_many_tests(changes: dict[str, Any], make_network
         halves = network.prepare_golden(network.encode(golden[:1]))
         together = network.compare(network.encode(test), halves)
         repeated = network(test, golden[:1].expand(3, -1, -1, -1))
-    torch.testing.assert_close(together, repeated, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(together, repeated, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", KINDS)
