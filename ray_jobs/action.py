@@ -95,7 +95,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)  # Ray Train stops its workers on it before anything else ends
 
 
 def _on_terminate(handler: signal._HANDLER) -> signal._HANDLER:

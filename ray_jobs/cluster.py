@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 
 # Read by Ray and by OpenMP when a process starts; a local Ray hands them on to its workers.
 ENVIRONMENT = {
@@ -25,6 +27,7 @@ def connect(address: str | None = None) -> None:
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     local = target == "local"
+    on_terminate = signal.getsignal(signal.SIGTERM)
     ray.init(
         address=target,
         logging_level=logging.ERROR,
@@ -32,6 +35,9 @@ def connect(address: str | None = None) -> None:
         include_dashboard=False if local else None,
         runtime_env=None if local else {"env_vars": ENVIRONMENT},
     )
+    if callable(on_terminate):  # Ray puts its own in place, which ends the process in the middle of things
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGTERM, on_terminate)
 
 
 def cluster_resources() -> tuple[float, float]:
