@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "== Installing into $(VENV) ($(EXTRAS))"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip uv
-	UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]' -c constraints.txt
+	UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[$(EXTRAS)]' -c constraints.txt
 	@touch $@
 	@echo "== Ready: $(BIN)/changenet --help"
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from changenet.errors import ChangeNetError, DataError
@@ -129,7 +130,8 @@ def _served(home: Path, results: Path) -> str:
     settings = ServiceSettings(models=(ModelSettings(name="boards", bundle=str(results / "export" / "bundle")),))
     rows = _decisions(results)[:REQUESTS]
     worst = 0.0
-    with serve.start(settings, port=serve.free_port()) as service:
+    # Nothing comes after it: Ray ends with the service.
+    with replace(serve.start(settings, port=serve.free_port()), owns_ray=True) as service:
         for row in rows:
             files = {
                 part: next((pictures / row[column]).glob(f"{row['object_name']}.*")).read_bytes()

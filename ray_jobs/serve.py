@@ -18,7 +18,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 from changenet import storage
@@ -95,18 +94,21 @@ def run(
         raise SpecError(f"{overrides[0]!r} overrides a spec, but none is given", fix="Add -e SPEC.")
     with contextlib.ExitStack() as stack:
         chosen = parse_models(models)
-        limits, engine, key = Limits(), "auto", None
+        limits, key = Limits(), None
         if spec is not None:
             action = Action.load("serve", spec, overrides)
             section = action.experiment.serve
             key = action.experiment.encryption_key
-            chosen = {**section.models, **chosen}
+            named = {each.name: _model(each.name, each.bundle, each.engine) for each in section.models}
+            chosen = {**named, **chosen}
             limits = Limits(
                 request_bytes=section.max_request_mb << 20, picture_pixels=section.max_picture_megapixels * 1_000_000
             )
-            engine, host, port = section.engine, host or section.host, port or section.port
+            host, port = host or section.host, port or section.port
+        if not chosen:
+            raise SpecError("no model to serve", fix="Give --model NAME=BUNDLE, or serve.models in the spec.")
         host, port = host or HOST, port or PORT
-        settings = ServiceSettings(models=_model_settings(chosen, engine), limits=limits, encryption_key=key)
+        settings = ServiceSettings(models=tuple(chosen.values()), limits=limits, encryption_key=key)
         lights = check(settings, host=host, port=port, address=address)
         if spec is not None:
             stack.enter_context(action)
@@ -116,39 +118,31 @@ def run(
     return 0
 
 
-def parse_models(models: Sequence[str]) -> dict[str, str]:
-    """Return name -> bundle of `NAME=BUNDLE` options.
+def parse_models(models: Sequence[str]) -> dict[str, ModelSettings]:
+    """Return the models of `NAME=BUNDLE` options, by name.
 
     Raises:
         SpecError: Options of another form, or a name given twice.
     """
-    chosen: dict[str, str] = {}
+    chosen: dict[str, ModelSettings] = {}
     problems = []
     for option in models:
         name, separator, bundle = option.partition("=")
         if not separator or not name or not bundle:
             problems.append(Problem(f"{option!r} is not NAME=BUNDLE", "--model"))
+        elif not re.fullmatch(NAME_PATTERN, name):
+            problems.append(Problem(f"{name!r} is no model name", "--model", f"It must match {NAME_PATTERN}."))
         elif name in chosen:
             problems.append(Problem(f"the name {name!r} is given twice", "--model"))
-        chosen[name] = bundle
+        else:
+            chosen[name] = _model(name, bundle)
     if problems:
         raise SpecError(problems)
     return chosen
 
 
-def _model_settings(models: dict[str, str], engine: str) -> tuple[ModelSettings, ...]:
-    if not models:
-        raise SpecError("no model to serve", fix="Give --model NAME=BUNDLE, or serve.models in the spec.")
-    bad = [Problem(f"{name!r} is no model name", fix=f"It must match {NAME_PATTERN}.") for name in models
-           if not re.fullmatch(NAME_PATTERN, name)]  # fmt: skip
-    if bad:
-        raise SpecError(bad)
-    return tuple(
-        ModelSettings(
-            name=name, bundle=bundle if storage.is_uri(bundle) else str(Path(bundle).resolve()), engine=engine
-        )
-        for name, bundle in models.items()
-    )
+def _model(name: str, bundle: str, engine: str = "auto") -> ModelSettings:
+    return ModelSettings(name=name, bundle=storage.absolute(bundle), engine=engine)
 
 
 def check(settings: ServiceSettings, *, host: str, port: int, address: str | None = None) -> tuple[str, ...]:

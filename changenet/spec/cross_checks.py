@@ -40,6 +40,7 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     yield from _sizes(experiment)
     yield from _batch(experiment)
     yield from _quantize(experiment)
+    yield from _serve(experiment)
 
 
 def _loss(experiment: Experiment) -> Iterator[Finding]:
@@ -249,3 +250,9 @@ def _quantize(experiment: Experiment) -> Iterator[Finding]:
             f"is {quantize.algorithm!r}, but quantize.backend is {quantize.backend!r}",
             f"Use one of {names}.",
         )
+
+
+def _serve(experiment: Experiment) -> Iterator[Finding]:
+    names = [model.name for model in experiment.serve.models]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield Finding(("serve.models",), f"names {name!r} twice", "Give every model a name of its own.")

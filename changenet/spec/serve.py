@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from changenet.spec.section import FrozenMapping, Integer, Positive, Section
+from changenet.spec.section import Integer, Positive, Section
+
+
+class ServedModel(Section):
+    """`serve.models[]`: one model, and how clients call it."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9._-]{1,128}$", description="What clients call it: letters, digits, dot, dash, underscore."
+    )
+    bundle: str = Field(min_length=1, description="Bundle folder.")
+    engine: Literal["auto", "torch", "onnxruntime", "tensorrt"] = Field(
+        default="auto", description="What runs the network."
+    )
 
 
 class Serve(Section):
@@ -14,11 +26,6 @@ class Serve(Section):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: Annotated[Integer, Field(ge=1, le=65535)] = Field(default=8000, description="Port to listen on.")
-    models: Annotated[dict[str, str], AfterValidator(FrozenMapping)] = Field(
-        default_factory=FrozenMapping, description="Model name -> bundle folder."
-    )
-    engine: Literal["auto", "torch", "onnxruntime", "tensorrt"] = Field(
-        default="auto", description="What runs the network."
-    )
+    models: tuple[ServedModel, ...] = Field(default=(), description="What is served; the names must differ.")
     max_request_mb: Positive = Field(default=32, description="Largest request, in MiB.")
     max_picture_megapixels: Positive = Field(default=64, description="Largest picture, in megapixels.")

@@ -44,7 +44,8 @@ def test_it_serves_until_it_is_told_to_stop(bundles, pictures, number):
 def test_a_model_that_does_not_load_ends_it_with_the_reason(bundles, tmp_path):
     spec = tmp_path / "spec.yaml"
     spec.write_text(
-        f"results_dir: {tmp_path}\nserve: {{models: {{pcb: {bundles['pcb']}}}, port: {free_port()}, engine: torch}}\n"
+        f"results_dir: {tmp_path}\n"
+        f"serve: {{models: [{{name: pcb, bundle: {bundles['pcb']}, engine: torch}}], port: {free_port()}}}\n"
     )
     command = [sys.executable, "-m", "ray_jobs", "serve", "-e", str(spec)]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}

@@ -9,7 +9,8 @@ from ray_jobs.serve import _is_loopback, free_port, parse_models, run
 
 
 def test_models_are_name_and_bundle():
-    assert parse_models(["pcb=a/b", "old.v1=s3://x/y=z"]) == {"pcb": "a/b", "old.v1": "s3://x/y=z"}
+    models = parse_models(["pcb=/a/b", "old.v1=s3://x/y=z"])
+    assert {name: model.bundle for name, model in models.items()} == {"pcb": "/a/b", "old.v1": "s3://x/y=z"}
 
 
 def test_every_wrong_option_is_named():
@@ -56,7 +57,10 @@ def test_free_port_can_be_bound():
 
 def test_models_of_the_spec_and_of_the_options_come_together(tmp_path):
     spec = tmp_path / "spec.yaml"
-    spec.write_text(f"results_dir: {tmp_path}/results\nserve: {{models: {{a: {tmp_path}/a, b: {tmp_path}/b}}}}\n")
+    spec.write_text(
+        f"results_dir: {tmp_path}/results\nserve: {{models: [{{name: a, bundle: {tmp_path}/a}}, "
+        f"{{name: b, bundle: {tmp_path}/b}}]}}\n"
+    )
     with pytest.raises(SpecError) as caught:
         run(spec=str(spec), models=[f"b={tmp_path}/better", f"c={tmp_path}/c"], port=free_port())
     named = {problem.where for problem in caught.value.problems}
