@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -171,6 +171,29 @@ def _readers(experiment: Experiment, threads: int) -> int:
     return min(experiment.dataset.classify.workers, max(1, threads))
 
 
+def network_arguments(experiment: Experiment) -> dict[str, Any]:
+    """Return the arguments of the spec's `ChangeNet`; None is left to the encoder."""
+    model, data = experiment.model, experiment.dataset.classify
+    written = data.augmentation_config
+    return {
+        "backbone": model.backbone.type,
+        "difference_module": model.classify.difference_module,
+        "image_size": experiment.picture_size,
+        "num_classes": experiment.num_classes,
+        "multiclass": experiment.classes != BINARY_CLASSES,
+        "embed_dim": model.decode_head.decoder_params.embed_dim,
+        "embed_dec": model.classify.embed_dec,
+        "embedding_vectors": model.classify.embedding_vectors,
+        "learnable_difference_modules": model.classify.learnable_difference_modules,
+        "head": experiment.head,
+        "align_corners": model.decode_head.align_corners,
+        "feat_downsample": model.backbone.feat_downsample,
+        "feature_strides": model.decode_head.feature_strides if experiment.learnable else None,
+        "mean": written.rgb_input_mean,
+        "std": written.rgb_input_std,
+    }
+
+
 def make_network(experiment: Experiment, *, pretrained: bool = True) -> ChangeNet:
     """Return the network of the spec, fresh or with the pretrained weights that the spec names.
 
@@ -182,31 +205,14 @@ def make_network(experiment: Experiment, *, pretrained: bool = True) -> ChangeNe
         SpecError: The spec contradicts the encoder.
         CheckpointError: Weights cannot be read or do not fit.
     """
-    model, data = experiment.model, experiment.dataset.classify
-    written = data.augmentation_config
-    network = ChangeNet(
-        backbone=model.backbone.type,
-        difference_module=model.classify.difference_module,
-        image_size=experiment.picture_size,
-        num_classes=experiment.num_classes,
-        multiclass=experiment.classes != BINARY_CLASSES,
-        embed_dim=model.decode_head.decoder_params.embed_dim,
-        embed_dec=model.classify.embed_dec,
-        embedding_vectors=model.classify.embedding_vectors,
-        learnable_difference_modules=model.classify.learnable_difference_modules,
-        head=experiment.head,
-        align_corners=model.decode_head.align_corners,
-        feat_downsample=model.backbone.feat_downsample,
-        feature_strides=model.decode_head.feature_strides if experiment.learnable else None,
-        mean=written.rgb_input_mean,
-        std=written.rgb_input_std,
-    )
+    network = ChangeNet(**network_arguments(experiment))
+    backbone = experiment.model.backbone
     if pretrained:
         if experiment.train.pretrained_model_path:
             _load_whole_model(network, experiment)
-        elif model.backbone.pretrained_backbone_path:
-            load_backbone(network, model.backbone.pretrained_backbone_path)
-    if model.backbone.freeze_backbone:
+        elif backbone.pretrained_backbone_path:
+            load_backbone(network, backbone.pretrained_backbone_path)
+    if backbone.freeze_backbone:
         network.freeze_backbone()
     return network
 
