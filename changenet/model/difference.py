@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from changenet.model.golden_fusion import GoldenFusion
+
 
 class DifferenceModule(nn.Module):
     """The learned difference of one level.
@@ -33,8 +35,15 @@ class DifferenceModule(nn.Module):
             self.golden_half.weight.copy_(-self.test_half.weight)
 
     def forward(self, test: Tensor, golden_half: Tensor) -> Tensor:
-        """Return the difference (B, E, H, W) of a test level and what `golden_half` made of the golden's."""
-        joined = F.relu(self.test_half(test) + golden_half)
+        """Return the difference of a test level (B, E, H, W) and what `golden_half` made of the golden's.
+
+        Halves (B, E, H, W) give (B, E, H, W); halves of N goldens (B, N, E, H, W) give (B * N, E, H, W).
+        """
+        test_half = self.test_half(test)
+        if golden_half.ndim == 5:
+            joined = F.relu(test_half.unsqueeze(1) + golden_half).flatten(0, 1)
+        else:
+            joined = F.relu(test_half + golden_half)
         return F.relu(self.mix(self.norm(joined)))
 
 
@@ -48,6 +57,8 @@ class DifferencePyramid(nn.Module):
             because checkpoints hold them, but are neither computed nor trained.
         fusion_size: Height and width of the difference map; None = those of the finest level that takes part.
         align_corners: How maps are resized.
+        golden_sizes: Height and width of the encoder's levels, finest first, to compare with several goldens; None for
+            one golden.
     """
 
     def __init__(
@@ -58,6 +69,7 @@ class DifferencePyramid(nn.Module):
         levels: int,
         fusion_size: tuple[int, int] | None = None,
         align_corners: bool = False,
+        golden_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         super().__init__()
         self.levels = levels
@@ -71,8 +83,14 @@ class DifferencePyramid(nn.Module):
         )
         initialise_as_one([part for part in self.fuse if isinstance(part, nn.Conv2d)])
         self.fuse_norm = nn.BatchNorm2d(embed_dim)
-        for left_out in [*self.project[levels:], *self.difference[levels:]]:
-            left_out.requires_grad_(False)
+        self.golden_fusion: nn.ModuleList | None = None
+        if golden_sizes is not None:
+            self.golden_fusion = nn.ModuleList(
+                [GoldenFusion(width=embed_dim, size=size) for size in reversed(golden_sizes)]
+            )
+        for parts in (self.project, self.difference, self.golden_fusion or ()):
+            for left_out in parts[levels:]:
+                left_out.requires_grad_(False)
 
     def embed(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the levels that take part, projected: (B, E, H_i, W_i), coarsest first; `maps` come finest first."""
@@ -87,7 +105,7 @@ class DifferencePyramid(nn.Module):
         )
 
     def forward(self, test_features: Sequence[Tensor], golden_halves: Sequence[Tensor]) -> Tensor:
-        """Return the difference map (B, E, H, W)."""
+        """Return the difference map (B, E, H, W); several goldens are the second dimension of their halves."""
         size = self.fusion_size or (test_features[-1].shape[2], test_features[-1].shape[3])
         carried: Tensor | None = None
         fused: Tensor | None = None
@@ -96,6 +114,10 @@ class DifferencePyramid(nn.Module):
             if carried is not None:
                 difference = difference + self._resize(carried, (difference.shape[2], difference.shape[3]))
             carried = difference
+            if self.golden_fusion is not None:
+                goldens = golden_halves[level].shape[1]
+                by_pair = difference.reshape(-1, goldens, *difference.shape[1:])
+                difference = self.golden_fusion[level](by_pair)
             part = self._resize(self.fuse[level](difference), size)
             fused = part if fused is None else fused + part
         out: Tensor = self.fuse_norm(fused)

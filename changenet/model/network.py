@@ -4,7 +4,8 @@
     halves = network.prepare_golden(features of the golden)      # once a golden
     output = network.compare(features of the test, halves)       # for each test picture
 
-`forward` does the same for pairs, with one encoder call for test and golden together.
+With several goldens `compare` takes the halves of all of them, each level (B, N, E, H, W). `forward` does the same for
+pairs, with one encoder call for test and golden together.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from changenet.errors import Problem, SpecError
 from changenet.model.backbones import build_backbone, default_normalisation
 from changenet.model.catalogue import backbone_facts
 from changenet.model.difference import DifferencePyramid
+from changenet.model.golden_fusion import check_level_sizes
 from changenet.model.heads import Head, HeadKind
 
 DifferenceKind = Literal["learnable", "euclidean"]
+GoldenGradients = Literal["first", "all"]
 EUCLIDEAN_HIDDEN = 512
 DISTANCE_EPS = 1e-6  # added to every difference, as TAO's distance does
 
@@ -64,6 +67,10 @@ class ChangeNet(nn.Module):
         feature_strides: Strides that the spec states; checked against the encoder's (learnable only).
         mean: Of pixels in 0-1, red green blue; None for the encoder's own.
         std: Likewise.
+        num_golden: N, goldens that a test picture is compared with. Above 1: learnable only, and the network is tied to
+            one picture size, whose levels are multiples of 7.
+        golden_gradients: Which goldens the encoder learns from in training, when there are several: the `first` of each
+            pair, as in TAO, or `all`, which takes more memory and time.
 
     Raises:
         SpecError: Arguments that contradict each other or the encoder.
@@ -87,6 +94,8 @@ class ChangeNet(nn.Module):
         feature_strides: Sequence[int] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        num_golden: int = 1,
+        golden_gradients: GoldenGradients = "first",
     ) -> None:
         super().__init__()
         facts = backbone_facts(backbone, feat_downsample=feat_downsample)
@@ -107,6 +116,8 @@ class ChangeNet(nn.Module):
             "feature_strides": None if feature_strides is None else [int(stride) for stride in feature_strides],
             "mean": [float(value) for value in (mean or own_mean)],
             "std": [float(value) for value in (std or own_std)],
+            "num_golden": num_golden,
+            "golden_gradients": golden_gradients,
         }
         _check(self._arguments, facts.side_multiple)
         height, width = self._arguments["image_size"]
@@ -114,20 +125,25 @@ class ChangeNet(nn.Module):
         self.head_kind: HeadKind = self._arguments["head"]
         self.difference_module: DifferenceKind = difference_module
         self.multiclass = multiclass
+        self.num_golden = num_golden
+        self.golden_gradients: GoldenGradients = golden_gradients
         self.normalise = Normalise(mean=self._arguments["mean"], std=self._arguments["std"])
         self.backbone = build_backbone(backbone, image_size=self.image_size, feat_downsample=feat_downsample)
         self._frozen = False
-        sizes = self.backbone.level_sizes(self.image_size) if self.head_kind == "flatten" else None
+        sizes = self.backbone.level_sizes(self.image_size) if self._one_size else None
         self.pyramid: DifferencePyramid | None = None
         if difference_module == "learnable":
             _check_strides(self._arguments["feature_strides"], self.backbone.strides)
             fusion_size = sizes[0] if sizes else None
+            if sizes and num_golden > 1:
+                check_level_sizes(sizes, self.backbone.strides, image_size=self.image_size, backbone=backbone)
             self.pyramid = DifferencePyramid(
                 widths=self.backbone.widths,
                 embed_dim=embed_dim,
                 levels=learnable_difference_modules,
                 fusion_size=fusion_size,
                 align_corners=align_corners,
+                golden_sizes=sizes if num_golden > 1 else None,
             )
             self.head = Head(
                 kind=self.head_kind, channels=embed_dim, size=fusion_size, hidden=embed_dec, outputs=num_classes
@@ -152,32 +168,83 @@ class ChangeNet(nn.Module):
         Learnable: the levels that are compared, (B, E, H_i, W_i), coarsest first. Euclidean: the embedding (B, K).
 
         Raises:
-            ValueError: The picture has not the size that the flattened head was made for.
+            ValueError: The picture has not the size that the network was made for.
         """
-        if self.head_kind == "flatten" and (picture.shape[-2], picture.shape[-1]) != self.image_size:
-            raise ValueError(f"pictures must be {self.image_size} (height, width), got {tuple(picture.shape[-2:])}")
-        maps = self.backbone(picture.contiguous(memory_format=torch.channels_last))
-        if self.pyramid is None:
-            return (self.head(maps[-1]),)
-        return self.pyramid.embed(maps)
+        return self._features(self._maps(picture))
 
     def prepare_golden(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the golden's share of the comparison, from its features; worth keeping for the next test picture."""
         return tuple(features) if self.pyramid is None else self.pyramid.prepare_golden(features)
 
     def compare(self, test_features: Sequence[Tensor], golden_halves: Sequence[Tensor]) -> Tensor:
-        """Return logits (B, num_classes) or distances (B,); a golden batch of one serves any number of tests."""
+        """Return logits (B, num_classes) or distances (B,); a golden batch of one serves any number of tests.
+
+        Args:
+            test_features: Of the test pictures.
+            golden_halves: Of their goldens, with the same batch or a batch of one. With several goldens each level has
+                them in its second dimension: (B, N, E, H, W).
+
+        Raises:
+            ValueError: The network compares with several goldens and these are the halves of one, or the reverse.
+        """
         if self.pyramid is None:
             return distance(test_features[0], golden_halves[0])
+        if (golden_halves[0].ndim == 5) != (self.num_golden > 1):
+            wanted = "(B, N, E, H, W)" if self.num_golden > 1 else "(B, E, H, W)"
+            raise ValueError(f"golden halves must be {wanted}, got {tuple(golden_halves[0].shape)}")
         logits: Tensor = self.head(self.pyramid(test_features, golden_halves))
         return logits
 
     def forward(self, test: Tensor, golden: Tensor) -> Tensor:
-        """Return logits (B, num_classes) or distances (B,) for normalised pictures, both (B, 3, H, W)."""
-        pairs = test.shape[0]
-        features = self.encode(torch.cat([test, golden]))
-        golden_halves = self.prepare_golden([each[pairs:] for each in features])
-        return self.compare([each[:pairs] for each in features], golden_halves)
+        """Return logits (B, num_classes) or distances (B,) for normalised pictures.
+
+        Args:
+            test: (B, 3, H, W).
+            golden: (B, 3, H, W), or (B, N, 3, H, W) with several goldens.
+        """
+        pairs, several = test.shape[0], golden.ndim == 5
+        if several and self.training and self.golden_gradients == "first":
+            maps = self._maps_learning_from_first(test, golden)
+        else:
+            maps = self._maps(torch.cat([test, golden.flatten(0, 1) if several else golden]))
+        features = self._features(maps)
+        halves = self.prepare_golden([each[pairs:] for each in features])
+        if several:
+            halves = tuple(each.reshape(-1, golden.shape[1], *each.shape[1:]) for each in halves)
+        return self.compare([each[:pairs] for each in features], halves)
+
+    @property
+    def _one_size(self) -> bool:
+        """Whether the network is tied to the picture size that it was made for."""
+        return self.head_kind == "flatten" or self.num_golden > 1
+
+    def _maps(self, picture: Tensor) -> tuple[Tensor, ...]:
+        """Return the encoder's levels, finest first."""
+        if self._one_size and (picture.shape[-2], picture.shape[-1]) != self.image_size:
+            raise ValueError(f"pictures must be {self.image_size} (height, width), got {tuple(picture.shape[-2:])}")
+        maps: tuple[Tensor, ...] = self.backbone(picture.contiguous(memory_format=torch.channels_last))
+        return maps
+
+    def _maps_learning_from_first(self, test: Tensor, golden: Tensor) -> tuple[Tensor, ...]:
+        """Return the levels of the tests, then of all goldens, pair by pair; the further goldens without gradient."""
+        pairs, goldens = golden.shape[:2]
+        learning = self._maps(torch.cat([test, golden[:, 0]]))
+        if goldens == 1:
+            return learning
+        with torch.no_grad():
+            further = self._maps(golden[:, 1:].flatten(0, 1))
+        levels = []
+        for known, rest in zip(learning, further, strict=True):
+            grouped = rest.reshape(pairs, goldens - 1, *rest.shape[1:])
+            together = torch.cat([known[pairs:].unsqueeze(1), grouped], dim=1)
+            levels.append(torch.cat([known[:pairs], together.flatten(0, 1)]))
+        return tuple(levels)
+
+    def _features(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return what the comparison needs of the encoder's levels."""
+        if self.pyramid is None:
+            return (self.head(maps[-1]),)
+        return self.pyramid.embed(maps)
 
     def score(self, output: Tensor) -> Tensor:
         """Return how defective each pair looks, float32 (B,): the distance (>= 0) or a probability (0-1)."""
@@ -236,7 +303,21 @@ def _check(arguments: dict[str, Any], side_multiple: int) -> None:
         )
     if arguments["num_classes"] < 2:
         problems.append(Problem(f"{arguments['num_classes']} is below 2", where="dataset.classify.num_classes"))
-    allowed = {"difference_module": ("learnable", "euclidean"), "head": ("flatten", "pool")}
+    if arguments["num_golden"] < 1:
+        problems.append(Problem(f"{arguments['num_golden']} is below 1", where="dataset.classify.num_golden"))
+    elif arguments["num_golden"] > 1 and arguments["difference_module"] == "euclidean":
+        problems.append(
+            Problem(
+                f"{arguments['num_golden']} goldens, but the euclidean comparison takes one",
+                where="dataset.classify.num_golden",
+                fix="Use difference_module learnable, or one golden.",
+            )
+        )
+    allowed = {
+        "difference_module": ("learnable", "euclidean"),
+        "head": ("flatten", "pool"),
+        "golden_gradients": ("first", "all"),
+    }
     problems += [
         Problem(f"{arguments[key]!r} is not one of {', '.join(values)}", where=f"model.classify.{key}")
         for key, values in allowed.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 
 import torch
@@ -20,6 +21,11 @@ _LOSS_WEIGHTS = "criterion.weight"
 _FINEST = 4  # TAO numbers levels 1-4 from the finest, we 0-3 from the coarsest: ours = 4 - TAO's
 _PROJECTION = re.compile(r"^linear_c([1-4])\.proj\.(weight|bias)$")
 _DIFFERENCE = re.compile(r"^diff_c([1-4])\.([023])\.(.+)$")
+_POSITION = re.compile(r"^position_embedding_c([1-4])$")
+_ATTENTION = re.compile(r"^attn_c([1-4])\.W_([qkvo])\.(weight|bias)$")
+_ATTENTION_PARTS = {"q": "query", "k": "key", "v": "value", "o": "output"}
+_SCALING = re.compile(r"^attn_c([1-4])\.scaling$")
+_GOLDEN_NORM = re.compile(r"^bn([1-4])\.(.+)$")
 _DIFFERENCE_PARTS = {"0": "test_half", "2": "norm", "3": "mix"}
 
 
@@ -88,6 +94,7 @@ def load_tao_state(network: ChangeNet, state: dict[str, Tensor], *, where: str =
 def _comparison_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return decoder and head under our names; unknown names stay as they are."""
     named: dict[str, Tensor] = {}
+    width = next((len(tensor) for name, tensor in state.items() if name.endswith("linear_c1.proj.bias")), 1)
     for full_name, tensor in state.items():
         name = full_name.removeprefix("decoder.")
         if found := _PROJECTION.match(name):
@@ -99,6 +106,15 @@ def _comparison_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 named[f"{module}.test_half.weight"], named[f"{module}.golden_half.weight"] = test, golden
             else:
                 named[f"{module}.{_DIFFERENCE_PARTS[found[2]]}.{found[3]}"] = tensor
+        elif found := _POSITION.match(name):
+            named[f"pyramid.golden_fusion.{_FINEST - int(found[1])}.position"] = tensor
+        elif found := _ATTENTION.match(name):
+            fusion = f"pyramid.golden_fusion.{_FINEST - int(found[1])}"
+            named[f"{fusion}.{_ATTENTION_PARTS[found[2]]}.{found[3]}"] = tensor
+        elif found := _GOLDEN_NORM.match(name):
+            named[f"pyramid.golden_fusion.{_FINEST - int(found[1])}.norm.{found[2]}"] = tensor
+        elif (found := _SCALING.match(name)) and math.isclose(float(tensor), width**-0.5, rel_tol=1e-6):
+            continue  # a constant of the architecture: what scaled dot-product attention divides by anyway
         elif name == "linear_fuse.0.weight":  # (E, n E, 1, 1): the coarsest level's channels come first
             for level, part in enumerate(torch.split(tensor, tensor.shape[0], dim=1)):
                 named[f"pyramid.fuse.{level}.weight"] = part
