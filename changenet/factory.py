@@ -191,6 +191,8 @@ def network_arguments(experiment: Experiment) -> dict[str, Any]:
         "feature_strides": model.decode_head.feature_strides if experiment.learnable else None,
         "mean": written.rgb_input_mean,
         "std": written.rgb_input_std,
+        "num_golden": data.num_golden,
+        "golden_gradients": model.classify.golden_gradients,
     }
 
 

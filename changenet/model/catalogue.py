@@ -15,6 +15,7 @@ TIMM_PREFIX = "timm/"
 BACKBONE_KEY = "model.backbone.type"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+GOLDEN_CELL = 7  # to compare with several goldens the sides of every level must be multiples of it
 DOWNSAMPLED_WIDTH = 768  # of FAN's last level with feat_downsample
 
 FAN_WIDTHS = {

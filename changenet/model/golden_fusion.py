@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from changenet.errors import Problem, SpecError
-
-CELL = 7  # places a side; the sides of every level are multiples of it
+from changenet.model.catalogue import GOLDEN_CELL as CELL
 
 
 class GoldenFusion(nn.Module):
@@ -25,7 +24,7 @@ class GoldenFusion(nn.Module):
 
     Args:
         width: E, channels of the maps.
-        size: Height and width of the maps, multiples of `CELL`.
+        size: Height and width of the maps, multiples of 7.
     """
 
     def __init__(self, *, width: int, size: tuple[int, int]) -> None:

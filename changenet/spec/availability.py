@@ -11,18 +11,12 @@ from changenet.spec.experiment import Experiment
 
 def unavailable(experiment: Experiment) -> Iterator[Finding]:
     """Yield what a network of this experiment would need and this version does not have."""
-    name, goldens = experiment.model.backbone.type, experiment.dataset.classify.num_golden
+    name = experiment.model.backbone.type
     if encoders.family(name) == "vit":
         yield Finding(
             ("model.backbone.type",),
             f"is {name!r}: ViT encoders are not available in this version",
             f"Use {', '.join(encoders.FAN_NAMES)} or timm/NAME.",
-        )
-    if goldens > 1:
-        yield Finding(
-            ("dataset.classify.num_golden",),
-            f"is {goldens}: networks with several goldens are not available in this version",
-            "Use 1.",
         )
 
 

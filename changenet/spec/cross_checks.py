@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from changenet.description import PASS
+from changenet.model.catalogue import GOLDEN_CELL
 from changenet.spec import encoders
 from changenet.spec.experiment import Experiment
 
@@ -38,6 +39,7 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     yield from _intervals(experiment)
     yield from _encoder(experiment)
     yield from _sizes(experiment)
+    yield from _goldens(experiment)
     yield from _batch(experiment)
     yield from _quantize(experiment)
     yield from _serve(experiment)
@@ -189,6 +191,11 @@ def _encoder(experiment: Experiment) -> Iterator[Finding]:
 def _sizes(experiment: Experiment) -> Iterator[Finding]:
     backbone, learnable = experiment.model.backbone, experiment.learnable
     multiple = encoders.side_multiple(backbone.type, learnable=learnable, feat_downsample=backbone.feat_downsample)
+    strides = encoders.strides(backbone.type, feat_downsample=backbone.feat_downsample)
+    needs = f"{backbone.type} needs a multiple of"
+    if learnable and experiment.dataset.classify.num_golden > 1 and strides is not None:
+        multiple = GOLDEN_CELL * max(strides)  # of a timm encoder the network says it, once it is built
+        needs = f"to compare with several goldens {needs}"
     keys = (
         f"{DATA}.grid_map",
         f"{DATA}.input_map",
@@ -196,6 +203,7 @@ def _sizes(experiment: Experiment) -> Iterator[Finding]:
         f"{DATA}.num_input",
         "model.backbone",
         "model.classify.difference_module",
+        f"{DATA}.num_golden",
     )
     (height, width), (columns, rows) = experiment.picture_size, experiment.grid
     for name, side, count in (("image_width", width, columns), ("image_height", height, rows)):
@@ -203,7 +211,7 @@ def _sizes(experiment: Experiment) -> Iterator[Finding]:
             lights = f" ({count} lights of {side // count})" if count > 1 else ""
             yield Finding(
                 (f"{DATA}.{name}", *keys),
-                f"is {side // count}, which makes the picture {side} pixels{lights}; {backbone.type} needs a multiple of {multiple}",
+                f"is {side // count}, which makes the picture {side} pixels{lights}; {needs} {multiple}",
                 f"Use for example {max(multiple, round(side / multiple) * multiple)} pixels in all.",
             )
     if encoders.family(backbone.type) == "vit" and width != height:
@@ -211,6 +219,16 @@ def _sizes(experiment: Experiment) -> Iterator[Finding]:
             (f"{DATA}.image_width", f"{DATA}.image_height", *keys),
             f"makes the picture {width} x {height} pixels; {backbone.type} needs a square",
             "Use square lights, and concat_type grid for several.",
+        )
+
+
+def _goldens(experiment: Experiment) -> Iterator[Finding]:
+    goldens, module = experiment.dataset.classify.num_golden, "model.classify.difference_module"
+    if goldens > 1 and not experiment.learnable:
+        yield Finding(
+            (f"{DATA}.num_golden", module),
+            f"is {goldens}, but {module} is 'euclidean', which compares with one golden",
+            "Use learnable, or num_golden 1.",
         )
 
 

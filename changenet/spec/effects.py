@@ -99,6 +99,11 @@ TABLE: tuple[WithoutEffect, ...] = (
         "model.classify.train_margin_euclid", "the learnable comparison has no contrastive loss", when=_learnable
     ),
     WithoutEffect(
+        "model.classify.golden_gradients",
+        "there is one golden a pair",
+        when=lambda e: e.dataset.classify.num_golden == 1,
+    ),
+    WithoutEffect(
         "model.classify.eval_margin",
         "evaluate.threshold.policy is recall",
         when=lambda e: e.evaluate.threshold.policy == "recall",

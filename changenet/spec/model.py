@@ -10,6 +10,7 @@ from changenet.spec.section import Integer, Number, Positive, Section
 
 DifferenceModule = Literal["learnable", "euclidean"]
 Head = Literal["flatten", "pool"]
+GoldenGradients = Literal["first", "all"]
 
 
 class Backbone(Section):
@@ -75,6 +76,11 @@ class ClassifyModel(Section):
         default=None,
         description="flatten = TAO's, one input size; pool = maximum and mean over the map, any input size. Unset: pool for "
         "timm/ encoders, else flatten.",
+    )
+    golden_gradients: GoldenGradients = Field(
+        default="first",
+        description="With several goldens, the encoder learns from the first one drawn for each pair, as in TAO, or from all "
+        "(more memory and time).",
     )
 
 

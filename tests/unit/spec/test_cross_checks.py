@@ -32,6 +32,11 @@ EUCLIDEAN = "model.classify.difference_module=euclidean"
         (["dataset.classify.classes=[a, PASS]"], "dataset.classify.classes"),
         (["dataset.classify.classes=[PASS, a, a]"], "dataset.classify.classes"),
         (["dataset.classify.classes=[PASS, a]", EUCLIDEAN], "dataset.classify.classes"),
+        ([EUCLIDEAN, "dataset.classify.num_golden=2"], "dataset.classify.num_golden"),
+        (
+            ["dataset.classify.num_golden=2", "dataset.classify.image_width=112", "dataset.classify.image_height=96"],
+            "dataset.classify.image_height",
+        ),
         (["dataset.classify.image_width=100"], "dataset.classify.image_width"),
         (["model.backbone.feat_downsample=true", "dataset.classify.image_height=48"], "dataset.classify.image_height"),
         (["model.decode_head.feature_strides=[4,8,16,32]"], "model.decode_head.feature_strides"),
@@ -72,6 +77,13 @@ def test_contradictions_are_errors_at_their_key(problems, overrides: list[str], 
         [EUCLIDEAN, "model.decode_head.feature_strides=[4,8,16,32]"],
         [EUCLIDEAN, "train.classify.cls_weight=[1.0, 10.0]"],
         ["dataset.classify.classes=[PASS, a, b]", "dataset.classify.num_classes=3"],
+        ["dataset.classify.classes=[PASS, a, b]", "train.classify.cls_weight=[1, 2, 3]"],
+        ["dataset.classify.classes=[a, b]", "train.classify.cls_weight=[1, 2, 3]"],
+        [
+            "dataset.classify={num_golden: 2, image_width: 112, image_height: 224}",
+            "model.classify.golden_gradients=all",
+        ],
+        ["dataset.classify={num_golden: 3, image_width: 100}", "model.backbone.type=timm/tf_efficientnet_lite0"],
         ["train.ray.num_workers=4"],
         ["model.backbone.freeze_backbone=true", "model.backbone.pretrained_backbone_path=w.pth"],
         ["model.backbone.freeze_backbone=true", "train.pretrained_model_path=w.pth"],
@@ -98,6 +110,16 @@ def test_sides_of_vit_pictures(load, problems, encoder: str, module: str, side: 
         load("", *overrides, builds_network=False)
     else:
         assert len(problems("", *overrides, builds_network=False)) == 2
+
+
+def test_several_goldens_name_the_sides_that_can_be_cut(problems) -> None:
+    lines = problems(
+        "", "dataset.classify={num_golden: 2, input_map: {a: 0, b: 1}, image_width: 128, image_height: 112}"
+    )
+    assert len(lines) == 1
+    assert "several goldens fan_small_12_p4_hybrid needs a multiple of 112. Use for example 112 pixels" in lines[0]
+    downsampled = ["model.backbone.feat_downsample=true", "dataset.classify={num_golden: 2, image_width: 112}"]
+    assert all("multiple of 224" in line for line in problems("", *downsampled))
 
 
 def test_vit_pictures_are_square(problems) -> None:

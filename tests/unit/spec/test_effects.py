@@ -12,6 +12,7 @@ NO_EFFECT = [
     ("model.decode_head.in_index=[0,1]", "model.decode_head.in_index"),
     ("model.classify.embedding_vectors=7", "model.classify.embedding_vectors"),
     ("model.classify.train_margin_euclid=3", "model.classify.train_margin_euclid"),
+    ("model.classify.golden_gradients=all", "model.classify.golden_gradients"),
     ("model.precise_msda=true", "model.precise_msda"),
     ("dataset.classify.concat_type=grid", "dataset.classify.concat_type"),
     ("dataset.classify.grid_map={x: 4}", "dataset.classify.grid_map"),

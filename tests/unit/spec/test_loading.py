@@ -143,9 +143,8 @@ def test_segmentation_is_one_clear_error(problems) -> None:
 
 def test_networks_of_later_versions_are_known_but_not_available(problems, load) -> None:
     spec = "model: {backbone: {type: c_radio_v2_vit_base_patch16_224}}\ndataset: {classify: {num_golden: 4}}"
-    first, second = problems(spec)
-    assert "model.backbone.type" in first
-    assert "dataset.classify.num_golden" in second
+    (line,) = problems(spec)
+    assert "model.backbone.type" in line
     assert load(spec, builds_network=False).experiment.dataset.classify.num_golden == 4
 
 
