@@ -32,6 +32,4 @@ def run(folder: str, *, pairs: int = 1000, lights: int = 1, goldens: int = 1, si
     out.print(result_table(f"{summary.pictures} pictures", ["label", *summary.counts], rows))
     out.print(f"Written to {summary.folder}", soft_wrap=True, highlight=False)
     out.print(f"Next: changenet check -e {summary.folder}/spec.yaml", soft_wrap=True, highlight=False)
-    if goldens > 1:
-        out.print("Networks that compare with several goldens are not available in this version: train refuses them.")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import random
 import time
@@ -114,6 +115,7 @@ def _checkpoint_to_go_on_from(
     Raises:
         CheckpointError: It is not there, or its network is not the spec's; names every argument that differs.
     """
+    from changenet.model.network import ChangeNet
     from changenet.training.checkpoint import load_checkpoint
     from ray_jobs.train_worker import LATEST
 
@@ -121,7 +123,9 @@ def _checkpoint_to_go_on_from(
     if path is None:
         return None, 0
     checkpoint = load_checkpoint(path, encryption_key=experiment.secret())
-    theirs = checkpoint.description.network
+    # An older checkpoint lacks the arguments that came later: it was trained with their defaults.
+    defaults = {name: parameter.default for name, parameter in inspect.signature(ChangeNet).parameters.items()}
+    theirs = defaults | checkpoint.description.network
     differing = [
         Problem(f"{key} is {theirs.get(key)!r} in the checkpoint and {value!r} in the spec", where=path)
         for key, value in arguments.items()

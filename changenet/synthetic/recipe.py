@@ -34,8 +34,8 @@ dataset:
     batch_size: 32
     workers: 0
     fpratio_sampling: 1.0                # as many defects as good pairs in a batch
-{lights}    image_width: {size}
-    image_height: {size}
+{lights}    image_width: {side}
+    image_height: {side}
     num_golden: {goldens}
     augmentation_config:
       augment: true                      # boards lie any way round; colours and sharpness stay as they are
@@ -84,6 +84,8 @@ def write_recipe(folder: Path, request: Request, train_pairs: int, extension: st
     if request.lights > 1:
         order = ", ".join(f"{name}: {place}" for place, name in enumerate(request.light_names))
         lights = f"    num_input: {request.lights}\n    input_map: {{{order}}}\n    concat_type: linear\n"
+    # Several goldens want levels whose sides are multiples of 7, down to the one at stride 32.
+    side = request.size if request.goldens == 1 else -(-request.size // 224) * 224
     return TEMPLATE.format(
         results=path("results"),
         train=path("train.csv"),
@@ -94,7 +96,7 @@ def write_recipe(folder: Path, request: Request, train_pairs: int, extension: st
         checkpoint=path("results", "train", "model_best.pth"),
         extension=extension,
         lights=lights,
-        size=request.size,
+        side=side,
         goldens=request.goldens,
         epochs=epochs,
         validate=max(1, epochs // 4),

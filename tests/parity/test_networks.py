@@ -30,6 +30,7 @@ def build(case: dict[str, Any]) -> ChangeNet:
         embed_dec=settings["embed_dec"],
         learnable_difference_modules=settings["learnable_difference_modules"],
         feature_strides=case["strides"],
+        num_golden=settings["num_golden"],
     ).eval()
 
 
@@ -49,7 +50,9 @@ def test_network_agrees_with_tao(name: str, parity: ModuleType) -> None:
     with torch.no_grad():
         output = network(test, golden)
         features = network.backbone(test)
-        halves = network.prepare_golden(network.encode(golden))
+        halves = network.prepare_golden(network.encode(golden.reshape(-1, *golden.shape[-3:])))
+        if golden.ndim == 5:
+            halves = tuple(each.reshape(*golden.shape[:2], *each.shape[1:]) for each in halves)
         split_output = network.compare(network.encode(test), halves)
     assert_agrees(output, expected["output"])
     assert_agrees(split_output, expected["output"])

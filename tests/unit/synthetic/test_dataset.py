@@ -87,6 +87,7 @@ def test_four_lights_and_several_goldens_follow_the_layout(tmp_path):
     assert tuple(dataset["input_map"]) == LIGHTS
     assert dataset["num_input"] == 4
     assert dataset["num_golden"] == 3
+    assert dataset["image_width"] == dataset["image_height"] == 224
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
