@@ -63,6 +63,7 @@ def _write(
         threshold,
         labels=annotations.labels[good].tolist(),
         predictions=None if classes == BINARY_CLASSES else scored.predictions[good].tolist(),
+        classes=classes,
     )
     storage.write_text(action.path("metrics.json"), json.dumps(figures, indent=2, allow_nan=False) + "\n")
     write_report(
@@ -170,4 +171,10 @@ def _print_figures(figures: Mapping[str, Any], folder: str) -> None:
     rows.append(("AUROC", number(figures["auroc"]), ""))
     rows.append(("average precision", number(figures["average_precision"]), ""))
     out.print(result_table("Evaluation", ("figure", "value", "95 % interval"), rows))
+    if "per_class" in figures:
+        by_class = [
+            (name, f"{row['pairs']:,}", percent(row["recall"]), percent(row["precision"]))
+            for name, row in figures["per_class"].items()
+        ]
+        out.print(result_table("By class", ("class", "pairs", "recall", "precision"), by_class))
     out.print(f"Report: {storage.join(folder, 'report.html')}", soft_wrap=True, highlight=False, markup=False)

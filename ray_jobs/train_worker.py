@@ -20,9 +20,10 @@ from torch import distributed
 
 from changenet import factory, storage
 from changenet.data.randomness import derived_seed
-from changenet.description import Threshold
+from changenet.description import BINARY_CLASSES, Threshold
 from changenet.errors import SpecError
 from changenet.evaluation.metrics import decision_metrics, score_histogram
+from changenet.evaluation.metrics import predict as name_classes
 from changenet.evaluation.thresholds import fit_threshold
 from changenet.model.network import ChangeNet
 from changenet.spec import Experiment
@@ -239,7 +240,14 @@ class _TrainingRun:
             target=self.experiment.threshold_target,
             margin=self.experiment.eval_margin,
         )
-        metrics = decision_metrics(scores, is_defect, threshold, labels=labels.tolist())
+        classes = self.experiment.classes
+        predictions = None
+        if classes != BINARY_CLASSES:
+            chances = result.output.softmax(dim=1).numpy()
+            predictions = name_classes(scores, threshold, classes=classes, probabilities=chances).tolist()
+        metrics = decision_metrics(
+            scores, is_defect, threshold, labels=labels.tolist(), predictions=predictions, classes=classes
+        )
         self.description = replace(
             self.description,
             threshold=threshold,

@@ -23,19 +23,22 @@ def decision_metrics(
     *,
     labels: Sequence[str] | None = None,
     predictions: Sequence[str] | None = None,
+    classes: Sequence[str] = BINARY_CLASSES,
 ) -> dict[str, Any]:
     """Return every figure of `metrics.json`; what is undefined is None.
 
     Shares are 0-1, each with its 95 % Clopper-Pearson interval beside it; those under `tao` are percentages by the
     formulas of TAO 7.3 (false calls over PASS pairs, escapes over defects). Recall of PASS in `per_label` is the share
-    called PASS, of any other label the share called defective, whichever defect class was named.
+    called PASS, of any other label the share called defective, whichever defect class was named; `per_class` has the share
+    that was given its own class.
 
     Args:
         scores: (N,) finite scores.
         is_defect: (N,) truth.
         threshold: A pair fails when its score is strictly greater.
         labels: (N,) label of each pair; adds `per_label`.
-        predictions: (N,) class names from `predict`; with `labels`, adds `confusion_matrix`.
+        predictions: (N,) class names from `predict`; with `labels`, adds `per_class` and `confusion_matrix`.
+        classes: Names of the outputs, in order, that `predictions` are from.
 
     Raises:
         ValueError: The lengths differ, or a score is NaN or infinite.
@@ -73,7 +76,8 @@ def decision_metrics(
     if labels is not None:
         figures["per_label"] = _per_label(labels, fails)
         if predictions is not None:
-            figures["confusion_matrix"] = confusion_matrix(labels, predictions)
+            figures["per_class"] = _per_class(labels, predictions, classes)
+            figures["confusion_matrix"] = confusion_matrix(labels, predictions, classes)
     figures["tao"] = {
         "test_acc": _percent(correct, pairs),
         "test_fpr": _percent(false_calls, passes),
@@ -105,11 +109,18 @@ def predict(
     return np.where(fails, np.array([classes[index] for index in defect_classes])[chosen], PASS)
 
 
-def confusion_matrix(labels: Sequence[str], predictions: Sequence[str]) -> dict[str, Any]:
-    """Return `{"labels": rows, "predictions": columns, "counts": (rows, columns)}`, PASS first, then by name."""
+def confusion_matrix(labels: Sequence[str], predictions: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+    """Return `{"labels": rows, "predictions": columns, "counts": (rows, columns)}`.
+
+    Rows and columns are the classes, in their order; labels that are no class follow as rows, by name.
+
+    >>> confusion_matrix(["PASS", "open", "odd"], ["PASS", "short", "open"], ["PASS", "open", "short"])["counts"]
+    [[1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0]]
+    """
+    rows = [*classes, *sorted(set(labels) - set(classes))]
     table = pd.crosstab(np.asarray(labels, dtype=object), np.asarray(predictions, dtype=object))
-    table = table.reindex(index=_pass_first(table.index), columns=_pass_first(table.columns))
-    return {"labels": list(table.index), "predictions": list(table.columns), "counts": table.to_numpy().tolist()}
+    counts = table.reindex(index=rows, columns=list(classes), fill_value=0)
+    return {"labels": rows, "predictions": list(classes), "counts": counts.to_numpy(dtype=int).tolist()}
 
 
 def score_histogram(scores: Any, is_defect: Any, *, bins: int = 50) -> dict[str, list[float]]:
@@ -151,6 +162,16 @@ def _per_label(labels: Sequence[str], fails: NDArray[np.bool_]) -> dict[str, dic
     for name in _pass_first(groups):
         pairs, failing = len(groups[name]), int(groups[name].sum())
         table[name] = {"pairs": pairs, **_rate("recall", pairs - failing if name == PASS else failing, pairs)}
+    return table
+
+
+def _per_class(labels: Sequence[str], predictions: Sequence[str], classes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    truth, called = np.asarray(labels, dtype=object), np.asarray(predictions, dtype=object)
+    table: dict[str, dict[str, Any]] = {}
+    for name in classes:
+        pairs, right = int((truth == name).sum()), int(((truth == name) & (called == name)).sum())
+        precision = _rate("precision", right, int((called == name).sum()))
+        table[name] = {"pairs": pairs, **_rate("recall", right, pairs), **precision}
     return table
 
 

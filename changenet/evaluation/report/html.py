@@ -99,6 +99,7 @@ def write_report(
         rows=_rows(figures),
         figures=figures,
         per_label=figures.get("per_label", {}),
+        per_class=figures.get("per_class", {}),
         plots={name.removesuffix(".png"): data_uri(png) for name, png in plots.items()},
         galleries=[
             {

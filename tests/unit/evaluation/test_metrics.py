@@ -109,22 +109,44 @@ def test_real_classes_name_the_most_probable_defect_only_above_the_threshold() -
     assert list(predict(scores, Threshold(0.5), classes=classes, probabilities=probabilities)) == [
         *("PASS", "PASS", "open")
     ]
+
+
+def test_classes_have_their_own_recall_precision_and_confusion_matrix() -> None:
+    classes = ("PASS", "short", "open", "spur")
+    labels = ["PASS", "PASS", "open", "open", "short", "scratch"]
+    predictions = ["PASS", "short", "open", "short", "short", "open"]
     figures = decision_metrics(
-        scores, [True, True, True], Threshold(0.39), labels=["open", "open", "short"], predictions=list(predictions)
+        [0.1, 0.9, 0.9, 0.9, 0.9, 0.9],
+        [label != "PASS" for label in labels],
+        Threshold(0.5),
+        labels=labels,
+        predictions=predictions,
+        classes=classes,
     )
+    assert figures["recall"] == 1.0  # every defect was called defective, though not each by its own name
+    assert figures["per_label"]["open"]["recall"] == 1.0
+    by_class = figures["per_class"]
+    assert {name: (row["pairs"], row["recall"], row["precision"]) for name, row in by_class.items()} == {
+        "PASS": (2, 0.5, 1.0),
+        "short": (1, 1.0, pytest.approx(1 / 3)),
+        "open": (2, 0.5, 0.5),
+        "spur": (0, None, None),
+    }
+    assert by_class["open"]["recall_interval"] == pytest.approx([0.0126, 0.9874], abs=1e-4)
+    assert by_class["spur"]["recall_interval"] is None
     assert figures["confusion_matrix"] == {
-        "labels": ["open", "short"],
-        "predictions": ["open", "short"],
-        "counts": [[1, 1], [1, 0]],
+        "labels": ["PASS", "short", "open", "spur", "scratch"],
+        "predictions": ["PASS", "short", "open", "spur"],
+        "counts": [[1, 1, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0]],
     }
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+    assert not {"per_class", "confusion_matrix"} & set(
+        decision_metrics([0.1], [False], Threshold(0.5), labels=["PASS"])
+    )
 
 
-def test_the_confusion_matrix_puts_pass_first() -> None:
-    assert confusion_matrix(["zebra", "PASS", "alpha"], ["FAIL", "PASS", "PASS"]) == {
-        "labels": ["PASS", "alpha", "zebra"],
-        "predictions": ["PASS", "FAIL"],
-        "counts": [[1, 0], [1, 0], [0, 1]],
-    }
+def test_a_confusion_matrix_of_nothing_has_every_class() -> None:
+    assert confusion_matrix([], [], ["PASS", "open"])["counts"] == [[0, 0], [0, 0]]
 
 
 def test_the_histogram_counts_every_score_once() -> None:

@@ -117,11 +117,19 @@ def test_distances_far_above_one_are_drawn(tmp_path: Path) -> None:
     report(tmp_path, scores=SCORES * 1e4)
 
 
-def test_real_classes_show_their_own_confusion_matrix(tmp_path: Path) -> None:
-    predictions = np.where(SCORES > 0.5, "open", "PASS")
-    figures = decision_metrics(SCORES, IS_DEFECT, Threshold(0.5), labels=LABELS, predictions=predictions)
-    assert figures["confusion_matrix"]["labels"] == ["PASS", "<b>short & co", "open"]
-    report(tmp_path, figures=figures)
+def test_real_classes_show_their_own_table_and_confusion_matrix(tmp_path: Path) -> None:
+    predictions = np.where(SCORES > 0.5, "open", "PASS").tolist()
+    classes = ("PASS", "open", "<b>short & co", "spur")
+    figures = decision_metrics(
+        SCORES, IS_DEFECT, Threshold(0.5), labels=LABELS, predictions=predictions, classes=classes
+    )
+    plain = (tmp_path / "plain", tmp_path / "classes")
+    assert "By class" not in report(plain[0])
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", report(plain[1], figures=figures)))
+    assert "By class" in text
+    assert "open 3 66.67 % 9.43 % to 99.16 % 50 % 6.76 % to 93.24 %" in text
+    assert "spur 0 undefined undefined" in text
+    assert (plain[0] / "confusion_matrix.png").read_bytes() != (plain[1] / "confusion_matrix.png").read_bytes()
 
 
 def test_cases_are_the_most_telling_rows() -> None:
