@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from changenet.engines import Engine, load_engine
 from changenet.engines.interface import probabilities
 from changenet.errors import DataError, EngineError
 from changenet.evaluation.metrics import predict
+
+if TYPE_CHECKING:
+    from changenet.training.checkpoint import Describe
 
 Picture: TypeAlias = PictureSource | Mapping[str, PictureSource]
 """A path, encoded bytes, a Pillow picture or an array (H, W[, 3]); with several lights a mapping of light to these."""
@@ -76,10 +79,11 @@ class Inspector:
         encryption_key: str | None = None,
         threads: int | None = None,
         device: str = "cpu",
+        describe: Describe | None = None,
     ) -> Inspector:
         """Open a checkpoint or a bundle: arguments and errors as `changenet.engines.load_engine`."""
         loaded, description, bundle = load_engine(
-            path, engine, encryption_key=encryption_key, threads=threads, device=device
+            path, engine, encryption_key=encryption_key, threads=threads, device=device, describe=describe
         )
         return cls(loaded, description, bundle=bundle)
 

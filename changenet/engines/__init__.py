@@ -5,10 +5,15 @@ A checkpoint runs in PyTorch; a bundle runs in ONNX Runtime, without torch being
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from changenet.bundle import Bundle, is_bundle, read_bundle
 from changenet.description import ModelDescription
 from changenet.engines.interface import Arrays, Engine
 from changenet.errors import CheckpointError, EngineError
+
+if TYPE_CHECKING:
+    from changenet.training.checkpoint import Describe
 
 __all__ = ["ENGINES", "Arrays", "Engine", "load_engine"]
 
@@ -22,6 +27,7 @@ def load_engine(
     encryption_key: str | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    describe: Describe | None = None,
 ) -> tuple[Engine, ModelDescription, Bundle | None]:
     """Open a checkpoint or a bundle with the engine asked for.
 
@@ -31,6 +37,7 @@ def load_engine(
         encryption_key: Opens encrypted model files.
         threads: CPU threads of one call; None leaves the runtime's own choice. PyTorch's are the whole process's.
         device: Where PyTorch runs, e.g. `cuda`.
+        describe: Says what network a TAO checkpoint holds; without it such a file is refused.
 
     Returns:
         The engine, what the model says about itself, and the bundle, where it is one.
@@ -57,5 +64,5 @@ def load_engine(
     from changenet.engines.torch import TorchEngine
     from changenet.training.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(path, encryption_key=encryption_key)
+    checkpoint = load_checkpoint(path, encryption_key=encryption_key, describe=describe)
     return TorchEngine.from_checkpoint(checkpoint, threads=threads, device=device), checkpoint.description, None

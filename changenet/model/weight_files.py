@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from changenet import storage
 from changenet.errors import CheckpointError, Problem
+from changenet.model.inert_pickle import read_inert
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".tlt", ".safetensors")
 _SHOWN = 5
@@ -26,16 +28,18 @@ class WeightFile:
     Args:
         tensors: By their names in the file.
         tao_model: TAO's tag, e.g. `visual_changenet_classify`; empty in other files.
+        beside: What else the file holds beside the tensors; objects of unknown classes are `Record`s.
     """
 
     tensors: dict[str, Tensor] = field(repr=False)
     tao_model: str = ""
+    beside: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def read_weights(path: str) -> WeightFile:
     """Read a `.safetensors` file or a pickled one: its `state_dict`, its `model`, or itself.
 
-    Pickled files are read with torch's `weights_only`; objects that are no tensors become inert.
+    Pickled files are read without running anything in them (`read_pickled`).
 
     Raises:
         CheckpointError: The file is missing, damaged, encrypted, or holds no tensors.
@@ -44,23 +48,51 @@ def read_weights(path: str) -> WeightFile:
         raise CheckpointError("no file of weights", where=path, fix=f"Its suffix must be one of {', '.join(SUFFIXES)}.")
     if not storage.exists(path):
         raise CheckpointError("no such file", where=path, fix="Check the path.")
+    if not path.endswith(".safetensors"):
+        return find_weights(read_pickled(io.BytesIO(storage.read_bytes(path)), where=path), where=path)
     try:
-        content = _read_safetensors(path) if path.endswith(".safetensors") else _read_pickled(path)
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError, OSError) as error:
-        message = str(error).strip().split("\n")[0]
-        raise CheckpointError(f"cannot be read as weights: {message}", where=path, fix="Is it whole?") from error
+        return find_weights(_read_safetensors(path), where=path)
+    except (ValueError, SafetensorError, OSError) as error:
+        raise _unreadable(error, path) from error
+
+
+def read_pickled(content: io.BytesIO, *, where: str) -> Any:
+    """Return what a file of `torch.save` holds, on the CPU; objects that are neither tensors nor plain become `Record`s.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    try:
+        try:
+            with warnings.catch_warnings(action="ignore"):  # about pickles that the next reader takes
+                return torch.load(content, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # it holds more than tensors and plain values
+            content.seek(0)
+            return read_inert(content)
+    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, OSError) as error:
+        raise _unreadable(error, where) from error
+
+
+def find_weights(content: Any, *, where: str) -> WeightFile:
+    """Return the tensors of a file's content, wherever training programs put them.
+
+    Raises:
+        CheckpointError: It is encrypted by TAO, or holds no tensors.
+    """
     if not isinstance(content, dict):
-        raise CheckpointError(f"holds a {type(content).__name__}, not named tensors", where=path)
+        raise CheckpointError(f"holds a {type(content).__name__}, not named tensors", where=where)
     if "state_dict_encrypted" in content:
         raise CheckpointError(
-            "is encrypted by TAO, with a method that only TAO has", where=path, fix="Save it from TAO without a key."
+            "is encrypted by TAO, with a method that only TAO has", where=where, fix="Save it from TAO without a key."
         )
     tag = content.get("tao_model")
-    inner = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
+    key = next((key for key in ("state_dict", "model") if isinstance(content.get(key), dict)), None)
+    inner = content if key is None else content[key]
     tensors = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise CheckpointError("holds no tensors", where=path)
-    return WeightFile(tensors, tag if isinstance(tag, str) else "")
+        raise CheckpointError("holds no tensors", where=where)
+    beside = {} if key is None else {str(name): value for name, value in content.items() if name != key}
+    return WeightFile(tensors, tag if isinstance(tag, str) else "", beside)
 
 
 def fit_shapes(tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -120,28 +152,6 @@ def _read_safetensors(path: str) -> dict[str, Any]:
     return dict(safetensors.torch.load(storage.read_bytes(path)))
 
 
-def _read_pickled(path: str) -> Any:
-    content = io.BytesIO(storage.read_bytes(path))
-    try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(content)
-    except ValueError:  # torch's format before 1.6, which it cannot look into
-        foreign = []
-    content.seek(0)
-    with torch.serialization.safe_globals(list(_stand_ins(foreign))):
-        return torch.load(content, map_location="cpu", weights_only=True)
-
-
-def _stand_ins(names: Iterable[str]) -> Iterable[tuple[type, str]]:
-    """Give a harmless class for every foreign one: training settings kept in a checkpoint must not bar its tensors."""
-    for name in names:
-        yield type(name.rsplit(".", 1)[-1], (_Inert,), {}), name
-
-
-class _Inert:
-    """Takes the place of any foreign object and does nothing."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __setstate__(self, _: Any) -> None:
-        pass
+def _unreadable(error: Exception, path: str) -> CheckpointError:
+    message = str(error).strip().split("\n")[0]
+    return CheckpointError(f"cannot be read as weights: {message}", where=path, fix="Is it whole?")

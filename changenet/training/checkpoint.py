@@ -6,23 +6,27 @@ else: the description holds the network's arguments, the picture layout, the cla
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from changenet import encryption
 from changenet.description import ModelDescription
 from changenet.errors import CheckpointError
+from changenet.model.weight_files import read_pickled
 
 if TYPE_CHECKING:
     from changenet.model.network import ChangeNet
+    from changenet.model.tao_file import TaoCheckpoint
 
 FORMAT = "changenet-checkpoint"
 FORMAT_VERSION = 1
+
+Describe: TypeAlias = Callable[["TaoCheckpoint"], ModelDescription]
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def package_versions() -> dict[str, str]:
     versions = {}
     for package in ("changenet-ray", "torch", "torchvision", "timm", "numpy", "pillow"):
         try:
-            versions[package] = version(package)
+            versions[package] = version_of(package)
         except PackageNotFoundError:  # a source tree on a bare GPU machine is not installed
             versions[package] = "not installed"
     return versions
@@ -66,33 +70,57 @@ def save_checkpoint(path: str, checkpoint: Checkpoint, *, encryption_key: str | 
         )
 
 
-def load_checkpoint(path: str, *, encryption_key: str | None = None) -> Checkpoint:
-    """Read a checkpoint onto the CPU.
+def load_checkpoint(path: str, *, encryption_key: str | None = None, describe: Describe | None = None) -> Checkpoint:
+    """Read a checkpoint onto the CPU: one of ours, or one of TAO's where somebody says what network it holds.
+
+    Args:
+        path: File or URI; what it is shows by its content.
+        encryption_key: Opens files of ours that are encrypted.
+        describe: Describes a TAO checkpoint, which does not describe itself. Ours never need it.
 
     Raises:
-        CheckpointError: The file is missing, not one of our checkpoints, damaged, of a newer format, or encrypted with
-            another key.
+        CheckpointError: The file is missing, no such checkpoint, damaged, of a newer format, encrypted with another key,
+            or a TAO checkpoint that nobody describes or whose tensors do not fit the network described.
+        SpecError: What `describe` raises.
     """
-    content = encryption.read_model(path, encryption_key)
-    try:
-        values = torch.load(content, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        raise CheckpointError(
-            "not a readable checkpoint (damaged, or it holds more than plain values)",
-            where=path,
-            fix="Give a file written by `changenet train`.",
-        ) from error
+    values = read_pickled(encryption.read_model(path, encryption_key), where=path)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
+        return _from_tao(values, path, describe)
+    version = values.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
         raise CheckpointError(
-            "not a changenet checkpoint", where=path, fix="Give a model_epoch_*.pth file written by `changenet train`."
-        )
-    if values["format_version"] > FORMAT_VERSION:
-        raise CheckpointError(
-            f"format version {values['format_version']} is newer than this program reads ({FORMAT_VERSION})",
+            f"format version {version} is newer than this program reads ({FORMAT_VERSION})",
             where=path,
             fix="Update changenet.",
         )
-    return Checkpoint(ModelDescription.from_dict(values["description"]), values["state_dict"], values["training"])
+    try:
+        return Checkpoint(ModelDescription.from_dict(values["description"]), values["state_dict"], values["training"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            "is damaged: its description cannot be read", where=path, fix="Train it again."
+        ) from error
+
+
+def _from_tao(values: Any, path: str, describe: Describe | None) -> Checkpoint:
+    """Return the checkpoint of ours that a TAO checkpoint becomes with a description."""
+    from changenet.model.network import ChangeNet
+    from changenet.model.tao_checkpoint import load_tao_state
+    from changenet.model.tao_file import recognise
+
+    tao = recognise(values, where=path)
+    if tao is None:
+        what = "neither a changenet checkpoint nor one of TAO's Visual ChangeNet"
+        raise CheckpointError(what, where=path, fix="Give a model_epoch_*.pth file of either.")
+    if describe is None:
+        raise CheckpointError(
+            "is a checkpoint of TAO, which does not say how its network is built",
+            where=path,
+            fix=f"Run: changenet convert --from {path} -e SPEC --to OURS.pth",
+        )
+    description = describe(tao)
+    network = ChangeNet(**description.network)
+    load_tao_state(network, tao.tensors, where=path)
+    return Checkpoint(replace(description, network=network.arguments, versions=tao.versions), network.state_dict())
 
 
 def build_network(checkpoint: Checkpoint) -> ChangeNet:

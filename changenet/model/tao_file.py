@@ -1,0 +1,77 @@
+"""TAO's training checkpoints as files: what they hold beside the tensors, recognised by content, whatever their name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from changenet.errors import CheckpointError
+from changenet.model.inert_pickle import plain
+from changenet.model.tao_checkpoint import TAO_TAG, is_tao_state, strip_training_module
+from changenet.model.weight_files import find_weights
+
+_DEEPEST = 4  # how far inside the settings a spec is looked for
+
+
+@dataclass(frozen=True)
+class TaoCheckpoint:
+    """A classification checkpoint of TAO's Visual ChangeNet.
+
+    Args:
+        tensors: Names as inside TAO's network.
+        spec: The spec that it was trained with, by TAO's names, where the file has one that can be read; else empty.
+        epoch: Zero-based epoch after which it was written, if it says so.
+        versions: Of the packages that wrote it, as far as it says so.
+    """
+
+    tensors: dict[str, Tensor] = field(repr=False)
+    spec: dict[str, Any] = field(default_factory=dict, repr=False)
+    epoch: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def recognise(content: Any, *, where: str) -> TaoCheckpoint | None:
+    """Return the TAO checkpoint that a file's content is, or None.
+
+    Args:
+        content: Of the file, as `weight_files.read_pickled` gives it.
+        where: File name for messages.
+
+    Raises:
+        CheckpointError: It is one of TAO's, but encrypted or of another task.
+    """
+    if not isinstance(content, dict) or not content:
+        return None
+    try:
+        file = find_weights(content, where=where)
+    except CheckpointError:
+        if "state_dict_encrypted" in content:
+            raise
+        return None
+    if file.tao_model and file.tao_model != TAO_TAG:
+        raise CheckpointError(
+            f"is a checkpoint of TAO's {file.tao_model!r}", where=where, fix=f"Give one of {TAO_TAG!r}."
+        )
+    if not is_tao_state(file.tensors):
+        return None
+    epoch = file.beside.get("epoch")
+    lightning = file.beside.get("pytorch-lightning_version")
+    return TaoCheckpoint(
+        strip_training_module(file.tensors),
+        spec=_find_spec(plain(file.beside.get("hyper_parameters"))),
+        epoch=epoch if isinstance(epoch, int) else None,
+        versions={"pytorch-lightning": lightning} if isinstance(lightning, str) else {},
+    )
+
+
+def _find_spec(settings: Any, depth: int = 0) -> dict[str, Any]:
+    """Return the outermost mapping that has a network and data, as a spec has; empty where there is none."""
+    if not isinstance(settings, Mapping) or depth > _DEEPEST:
+        return {}
+    if all(isinstance(settings.get(section), Mapping) for section in ("model", "dataset")):
+        return dict(settings)
+    found = (_find_spec(inner, depth + 1) for inner in settings.values())
+    return next((spec for spec in found if spec), {})
