@@ -65,7 +65,7 @@ def train_epoch(
 
     Args:
         network: `network(test, golden) -> output`, perhaps wrapped for distributed training.
-        batches: As `PairDataset` collates them: uint8 `test` (B, 3, H, W), `golden`, `label` (B,) and `row` (B,).
+        batches: As `PairDataset` collates them: uint8 `test` (B, 3, H, W), `golden` (B, [N,] 3, H, W), `label` (B,), `row` (B,).
         normalise: uint8 to the floats that the network takes; runs on the device.
         loss: `loss(output, target)`, in float32.
         optimizer: Stepped after every `accumulate` batches.
