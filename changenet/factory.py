@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from changenet.description import BINARY_CLASSES, ModelDescription, Threshold
 from changenet.errors import DataError, Problem, SpecError
 from changenet.model.network import ChangeNet
 from changenet.model.pretrained import load_backbone
+from changenet.model.weight_files import load_exactly
 from changenet.spec import Experiment
 from changenet.training import losses, optimizers
 from changenet.training.checkpoint import load_checkpoint, package_versions
@@ -54,11 +56,7 @@ def pair_source(
         SpecError: The split has no `csv_path` or no `images_dir`.
         DataError: The CSV file is wrong, or `images_dir` is not a folder.
     """
-    data = experiment.dataset.classify
-    files, key = getattr(data, f"{split}_dataset"), f"dataset.classify.{split}_dataset"
-    missing = [name for name in ("csv_path", "images_dir") if not getattr(files, name)]
-    if missing:
-        raise SpecError([Problem("not given", f"{key}.{name}", "Name it.") for name in missing])
+    data, (files,) = experiment.dataset.classify, experiment.files(split)
     return PairSource(
         annotations=read_annotations(files.csv_path, require_label=split != "infer"),
         images_dir=storage.absolute(files.images_dir),  # workers may run in another folder
@@ -208,35 +206,32 @@ def make_network(experiment: Experiment, *, pretrained: bool = True) -> ChangeNe
         CheckpointError: Weights cannot be read or do not fit.
     """
     network = ChangeNet(**network_arguments(experiment))
-    backbone = experiment.model.backbone
     if pretrained:
-        if experiment.train.pretrained_model_path:
-            _load_whole_model(network, experiment)
-        elif backbone.pretrained_backbone_path:
-            load_backbone(network, backbone.pretrained_backbone_path)
-    if backbone.freeze_backbone:
+        load_pretrained(network, experiment)
+    if experiment.model.backbone.freeze_backbone:
         network.freeze_backbone()
     return network
 
 
-def _load_whole_model(network: ChangeNet, experiment: Experiment) -> None:
-    path = str(experiment.train.pretrained_model_path)
-    state = load_checkpoint(path, encryption_key=experiment.secret()).state
-    own = network.state_dict()
-    differing = [
-        Problem(f"{name} is {_shape(state, name)} there and {_shape(own, name)} in this spec's network", where=path)
-        for name in sorted(own.keys() | state.keys())
-        if _shape(own, name) != _shape(state, name)
-    ]
-    if differing:
-        raise SpecError(
-            [Problem("its network is not the spec's", where=path, fix="Differing tensors:"), *differing[:5]]
+def load_pretrained(network: ChangeNet, experiment: Experiment) -> None:
+    """Load the weights that the spec names into a fresh network: of a whole model, else of the encoder, else none.
+
+    The weights of the loss that a TAO checkpoint holds are never used: `train.classify.cls_weight` decides.
+
+    Raises:
+        CheckpointError: They cannot be read, or do not fit: every tensor of a whole model must.
+    """
+    model, encoder = experiment.train.pretrained_model_path, experiment.model.backbone.pretrained_backbone_path
+    if model:
+        checkpoint = load_checkpoint(
+            model,
+            encryption_key=experiment.secret(),
+            describe=lambda _: describe(experiment, network_arguments(experiment)),
         )
-    network.load_state_dict(state)
-
-
-def _shape(state: dict[str, torch.Tensor], name: str) -> str:
-    return "x".join(map(str, state[name].shape)) or "a number" if name in state else "absent"
+        state = dict(checkpoint.state)
+        load_exactly(network, state, where=model, fix="train.pretrained_model_path needs the network of its training.")
+    elif encoder:
+        load_backbone(network, encoder)
 
 
 def make_loss(experiment: Experiment) -> losses.Loss:
@@ -276,11 +271,16 @@ def make_stateful(
     return Stateful(optimizer=optimizer, schedule=schedule, scaler=scaler, average=average)
 
 
-def describe(experiment: Experiment, network: ChangeNet) -> ModelDescription:
-    """Return the description of a network before its first validation."""
-    csv_path = experiment.dataset.classify.train_dataset.csv_path
+def describe(experiment: Experiment, arguments: Mapping[str, Any], *, data_hash: str = "") -> ModelDescription:
+    """Return the description of a network before its first validation.
+
+    Args:
+        experiment: The spec.
+        arguments: The network's.
+        data_hash: Of the rows that it is trained on; see `training_data_hash`.
+    """
     return ModelDescription(
-        network=network.arguments,
+        network=dict(arguments),
         layout=picture_layout(experiment),
         threshold=Threshold(experiment.eval_margin),
         classes=experiment.classes,
@@ -288,8 +288,13 @@ def describe(experiment: Experiment, network: ChangeNet) -> ModelDescription:
         image_ext=experiment.dataset.classify.image_ext,
         spec=experiment.public(),
         versions=package_versions(),
-        data_hash=hashlib.sha256(storage.read_bytes(csv_path)).hexdigest() if csv_path else "",
+        data_hash=data_hash,
     )
+
+
+def training_data_hash(experiment: Experiment) -> str:
+    """Return the SHA-256 of the training CSV."""
+    return hashlib.sha256(storage.read_bytes(experiment.dataset.classify.train_dataset.csv_path)).hexdigest()
 
 
 def seed_process(experiment: Experiment, *, rank: int) -> None:

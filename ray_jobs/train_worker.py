@@ -83,7 +83,9 @@ class _TrainingRun:
             device=self.device,
         )
         self.progress = Progress()
-        self.description = factory.describe(experiment, self.network)
+        self.description = factory.describe(
+            experiment, self.network.arguments, data_hash=factory.training_data_hash(experiment)
+        )
         if checkpoint is not None:
             stored = load_checkpoint(checkpoint, encryption_key=experiment.secret())
             self.network.load_state_dict(stored.state)
@@ -97,9 +99,10 @@ class _TrainingRun:
                 validation_scores=stored.description.validation_scores,
             )
         trained: torch.nn.Module = self.network
-        if self.settings.sync_batchnorm and self.world > 1 and self.device.type == "cpu":
-            logger.warning("train.sync_batchnorm has no effect: PyTorch synchronises batch statistics on GPUs only.")
-        elif self.settings.sync_batchnorm and self.world > 1:
+        if self.settings.sync_batchnorm and (self.world == 1 or self.device.type == "cpu"):
+            reason = "there is one worker" if self.world == 1 else "PyTorch synchronises batch statistics on GPUs only"
+            logger.warning("train.sync_batchnorm has no effect: %s.", reason)
+        elif self.settings.sync_batchnorm:
             trained = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
         self.trained = ray.train.torch.prepare_model(
             trained, parallel_strategy="ddp" if self.world > 1 else None, move_to_device=False
@@ -149,6 +152,7 @@ class _TrainingRun:
     def _epoch(self, epoch: int) -> None:
         """Train, validate, write and report one epoch."""
         began = time.perf_counter()
+        learning_rate = self.stateful.schedule.get_last_lr()[0]
         mine = self._train(epoch)
         seconds = time.perf_counter() - began
         trained = self._gather(mine)
@@ -156,7 +160,7 @@ class _TrainingRun:
         figures: dict[str, Any] = {
             "epoch": epoch,
             "step": self.progress.step,
-            "learning_rate": self.stateful.schedule.get_last_lr()[0],
+            "learning_rate": learning_rate,
             "train_loss": trained.loss,
             **self._tao_figures("train", trained, Threshold(self.experiment.eval_margin)),
             "pairs_per_second": len(trained.rows) / seconds,
@@ -167,7 +171,7 @@ class _TrainingRun:
             figures |= self._validate(epoch)
         name, mode = self.experiment.monitor
         min_delta = self.settings.early_stopping.min_delta
-        best = self.progress.improves(figures.get(name), mode=mode, min_delta=min_delta)
+        best = self.progress.improves(figures.get(name), name=name, mode=mode, min_delta=min_delta)
         figures["seconds"] = time.perf_counter() - began
         self.progress.epoch, self.progress.batch = epoch + 1, 0
         if self.log is not None:
