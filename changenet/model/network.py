@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from changenet.errors import Problem, SpecError
-from changenet.model.backbones import build_backbone, default_normalisation
+from changenet.model.backbones import Request, build_backbone, default_normalisation
 from changenet.model.catalogue import backbone_facts
 from changenet.model.difference import DifferencePyramid
 from changenet.model.golden_fusion import check_level_sizes
@@ -64,6 +64,7 @@ class ChangeNet(nn.Module):
         head: `flatten`, `pool`, or None for the encoder's own default.
         align_corners: How maps are resized in the difference pyramid.
         feat_downsample: FAN only: last level at stride 32, 768 channels.
+        use_summary_token: ViT only, learnable: fuse what class tokens and registers know into the pyramid.
         feature_strides: Strides that the spec states; checked against the encoder's (learnable only).
         mean: Of pixels in 0-1, red green blue; None for the encoder's own.
         std: Likewise.
@@ -91,6 +92,7 @@ class ChangeNet(nn.Module):
         head: HeadKind | None = None,
         align_corners: bool = False,
         feat_downsample: bool = False,
+        use_summary_token: bool = True,
         feature_strides: Sequence[int] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -113,13 +115,14 @@ class ChangeNet(nn.Module):
             "head": head or facts.head,
             "align_corners": align_corners,
             "feat_downsample": feat_downsample,
+            "use_summary_token": use_summary_token,
             "feature_strides": None if feature_strides is None else [int(stride) for stride in feature_strides],
             "mean": [float(value) for value in (mean or own_mean)],
             "std": [float(value) for value in (std or own_std)],
             "num_golden": num_golden,
             "golden_gradients": golden_gradients,
         }
-        _check(self._arguments, facts.side_multiple)
+        _check(self._arguments, facts.multiple(learnable=difference_module == "learnable"))
         height, width = self._arguments["image_size"]
         self.image_size: tuple[int, int] = (height, width)
         self.head_kind: HeadKind = self._arguments["head"]
@@ -128,9 +131,19 @@ class ChangeNet(nn.Module):
         self.num_golden = num_golden
         self.golden_gradients: GoldenGradients = golden_gradients
         self.normalise = Normalise(mean=self._arguments["mean"], std=self._arguments["std"])
-        self.backbone = build_backbone(backbone, image_size=self.image_size, feat_downsample=feat_downsample)
+        self.backbone = build_backbone(
+            backbone,
+            Request(
+                image_size=self.image_size,
+                vector=difference_module == "euclidean",
+                levels=learnable_difference_modules,
+                feat_downsample=feat_downsample,
+                use_summary_token=use_summary_token,
+            ),
+        )
         self._frozen = False
-        sizes = self.backbone.level_sizes(self.image_size) if self._one_size else None
+        vector_width = self.backbone.vector_width
+        sizes = self.backbone.level_sizes(self.image_size) if self._one_size and vector_width is None else None
         self.pyramid: DifferencePyramid | None = None
         if difference_module == "learnable":
             _check_strides(self._arguments["feature_strides"], self.backbone.strides)
@@ -147,6 +160,14 @@ class ChangeNet(nn.Module):
             )
             self.head = Head(
                 kind=self.head_kind, channels=embed_dim, size=fusion_size, hidden=embed_dec, outputs=num_classes
+            )
+        elif vector_width is not None:
+            self.head = Head(
+                kind="flatten",
+                channels=vector_width,
+                size=(1, 1),
+                hidden=EUCLIDEAN_HIDDEN,
+                outputs=embedding_vectors,
             )
         else:
             self.head = Head(
@@ -270,10 +291,13 @@ class ChangeNet(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> ChangeNet:
-        """Switch to training or evaluation mode; a frozen encoder stays in evaluation mode."""
+        """Switch to training or evaluation mode; a frozen encoder stays in evaluation mode, but for what still learns."""
         super().train(mode)
         if self._frozen:
             self.backbone.eval()
+            for part in self.backbone.kept_trainable():
+                if isinstance(part, nn.Module):
+                    part.train(mode)
         return self
 
 

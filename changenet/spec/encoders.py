@@ -1,29 +1,18 @@
-"""What the spec must know about encoders beside `changenet.model.catalogue`: families, ViT names, sizes they can take."""
+"""What the spec must know about encoders, in its own terms; `changenet.model.catalogue` has the facts."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from changenet.model.catalogue import FAN_WIDTHS, TIMM_PREFIX, backbone_facts
+from changenet.model.catalogue import TIMM_PREFIX, backbone_facts, listing
 
 Family = Literal["fan", "vit", "timm", "unknown"]
 
-FAN_NAMES = tuple(FAN_WIDTHS)
-VIT_NAMES = (
-    "vit_large_nvdinov2",
-    "c_radio_p1_vit_huge_patch16_224_mlpnorm",
-    "c_radio_p2_vit_huge_patch16_224_mlpnorm",
-    "c_radio_p3_vit_huge_patch16_224_mlpnorm",
-    "c_radio_v2_vit_huge_patch16_224",
-    "c_radio_v2_vit_large_patch16_224",
-    "c_radio_v2_vit_base_patch16_224",
-    "vit_small_dinov3",
-    "vit_small_plus_dinov3",
-    "vit_base_dinov3",
-    "vit_large_dinov3",
-    "vit_huge_plus_dinov3",
-    "vit_7b_dinov3",
-)
+_FAMILIES: dict[str, Family] = {
+    facts.name: "fan" if facts.family == "fan" else "vit" for facts in listing() if facts.family != "timm"
+}
+FAN_NAMES = tuple(name for name, kind in _FAMILIES.items() if kind == "fan")
+VIT_NAMES = tuple(name for name, kind in _FAMILIES.items() if kind == "vit")
 
 
 def family(name: str) -> Family:
@@ -32,10 +21,8 @@ def family(name: str) -> Family:
     >>> family("timm/tf_efficientnet_lite0")
     'timm'
     """
-    if name in FAN_NAMES:
-        return "fan"
-    if name in VIT_NAMES:
-        return "vit"
+    if name in _FAMILIES:
+        return _FAMILIES[name]
     return "timm" if name.startswith(TIMM_PREFIX) and len(name) > len(TIMM_PREFIX) else "unknown"
 
 
@@ -45,18 +32,14 @@ def strides(name: str, *, feat_downsample: bool = False) -> tuple[int, ...] | No
     >>> strides("fan_tiny_8_p4_hybrid", feat_downsample=True)
     (4, 8, 16, 32)
     """
-    match family(name):
-        case "fan":
-            return backbone_facts(name, feat_downsample=feat_downsample).strides
-        case "vit":
-            return (4, 8, 16, 32)
-        case _:
-            return None
+    known = family(name) != "unknown"
+    return backbone_facts(name, feat_downsample=feat_downsample).strides if known else None
 
 
 def widths(name: str, *, feat_downsample: bool = False) -> tuple[int, ...] | None:
     """Return the channels of the four levels, or None where they are not known here."""
-    return backbone_facts(name, feat_downsample=feat_downsample).widths if family(name) == "fan" else None
+    known = family(name) != "unknown"
+    return backbone_facts(name, feat_downsample=feat_downsample).widths if known else None
 
 
 def side_multiple(name: str, *, learnable: bool, feat_downsample: bool = False) -> int:
@@ -65,13 +48,9 @@ def side_multiple(name: str, *, learnable: bool, feat_downsample: bool = False) 
     >>> side_multiple("vit_large_nvdinov2", learnable=False)
     14
     """
-    match family(name):
-        case "fan":
-            return backbone_facts(name, feat_downsample=feat_downsample).side_multiple
-        case "vit":
-            return 32 if learnable else 14 if name == "vit_large_nvdinov2" else 16
-        case _:
-            return 1
+    if family(name) == "unknown":
+        return 1
+    return backbone_facts(name, feat_downsample=feat_downsample).multiple(learnable=learnable)
 
 
 def default_side(name: str) -> int:

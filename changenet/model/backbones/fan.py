@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from changenet.model.backbones.fan_names import fan_names
-from changenet.model.backbones.registry import Backbone, register
-from changenet.model.catalogue import DOWNSAMPLED_WIDTH, FAN_WIDTHS, backbone_facts
+from changenet.model.backbones.registry import Backbone, Request, register
+from changenet.model.catalogue import DOWNSAMPLED_WIDTH, backbone_facts
 from changenet.torchvision_compat import timm
 
 NORM_EPS = 1e-6
@@ -209,9 +209,9 @@ class ClassAttentionBlock(nn.Module):
 
 
 @register(*FAN_SETTINGS)
-def build_fan(name: str, *, image_size: tuple[int, int], feat_downsample: bool = False) -> FanHybrid:  # noqa: ARG001
+def build_fan(name: str, request: Request) -> FanHybrid:
     """Build the variant `name`; any picture size will do whose sides are multiples of its largest stride."""
-    return FanHybrid(name=name, feat_downsample=feat_downsample)
+    return FanHybrid(name=name, feat_downsample=request.feat_downsample)
 
 
 class FanHybrid(Backbone):
@@ -225,10 +225,11 @@ class FanHybrid(Backbone):
 
     def __init__(self, *, name: str, feat_downsample: bool = False, drop_path: float = 0.3) -> None:
         super().__init__()
-        settings, width = FAN_SETTINGS[name], FAN_WIDTHS[name]
+        settings = FAN_SETTINGS[name]
         facts = backbone_facts(name, feat_downsample=feat_downsample)
         assert facts.widths is not None
         assert facts.strides is not None
+        width = facts.widths[2]
         self.widths, self.strides, self.tapped = facts.widths, facts.strides, settings.tapped
         self.stem = nn.Sequential(
             nn.Conv2d(3, STAGE_WIDTHS[0], kernel_size=4, stride=4), timm.layers.LayerNorm2d(STAGE_WIDTHS[0])

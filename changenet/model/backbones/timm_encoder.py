@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from changenet.errors import SpecError
-from changenet.model.backbones.registry import Backbone, Triple, register
-from changenet.model.catalogue import BACKBONE_KEY, TIMM_PREFIX, unknown_backbone
+from changenet.model.backbones.adapter import vit_encoder
+from changenet.model.backbones.registry import Backbone, Request, register
+from changenet.model.backbones.timm_vit import FAMILIES, TimmVit, is_plain_vit
+from changenet.model.backbones.vit import PATCH
+from changenet.model.catalogue import BACKBONE_KEY, TIMM_PREFIX, Triple, unknown_backbone
 from changenet.torchvision_compat import timm
 
 logger = logging.getLogger(__name__)
@@ -43,8 +46,7 @@ def timm_normalisation(name: str) -> tuple[Triple, Triple]:
 def choose_levels(strides: Sequence[int]) -> list[int]:
     """Return the indices of the four feature maps to use, given the strides of all.
 
-    For each of 4, 8, 16, 32 the deepest map of the nearest stride; of a model whose maps all have one stride (a plain
-    transformer) four evenly spaced ones.
+    For each of 4, 8, 16, 32 the deepest map of the nearest stride; of a model whose maps all have one stride four evenly spaced ones.
 
     Raises:
         ValueError: There are fewer than four maps to choose from.
@@ -66,11 +68,37 @@ def choose_levels(strides: Sequence[int]) -> list[int]:
 
 
 @register(TIMM_PREFIX)
-def build_timm(name: str, *, image_size: tuple[int, int], feat_downsample: bool = False) -> TimmEncoder:
-    """Build the timm model; `image_size` matters only to models of a fixed input size."""
-    if feat_downsample:
+def build_timm(name: str, request: Request) -> Backbone:
+    """Build the timm model: plain vision transformers with an adapter, everything else from its own feature maps."""
+    if request.feat_downsample:
         logger.warning("feat_downsample has no effect on %s: only FAN has it", name)
-    return TimmEncoder(name=timm_name(name), image_size=image_size)
+    bare = timm_name(name)
+    if timm.is_model_in_modules(bare, FAMILIES):
+        with torch.device("meta"):
+            plain = is_plain_vit(timm.create_model(bare, pretrained=False, num_classes=0))
+        if plain:
+            return build_timm_vit(bare, request)
+    return TimmEncoder(name=bare, image_size=request.image_size)
+
+
+def build_timm_vit(name: str, request: Request) -> Backbone:
+    """Build a plain transformer: its own patches for the vector, patches of 16 pixels for the adapter.
+
+    Raises:
+        SpecError: The picture is no whole number of patches, or the transformer does not fit the adapter.
+    """
+    patch = {} if request.vector else {"patch_size": PATCH}
+    try:
+        model = timm.create_model(
+            name, pretrained=False, num_classes=0, img_size=request.image_size, dynamic_img_size=True, **patch
+        )
+        vit = TimmVit(model)
+        unit = vit.patch if request.vector else 2 * PATCH
+        if any(side % unit for side in request.image_size):
+            raise ValueError(f"both sides must be multiples of {unit}")
+        return vit_encoder(vit, request)
+    except (AssertionError, ValueError, TypeError) as error:
+        raise _unfit(name, request.image_size, error, "Choose another size, or another model.") from error
 
 
 class TimmEncoder(Backbone):
@@ -97,11 +125,8 @@ class TimmEncoder(Backbone):
             chosen = choose_levels([int(each["reduction"]) for each in maps])
             self.model = timm.create_model(name, out_indices=chosen, **options)
         except (RuntimeError, AttributeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
-            raise SpecError(
-                f"timm's {name!r} cannot serve as an encoder of {image_size[0]}x{image_size[1]} pictures: {error}",
-                where=BACKBONE_KEY,
-                fix="Choose a model with at least four feature maps, e.g. timm/tf_efficientnet_lite0.",
-            ) from error
+            fix = "Choose a model with at least four feature maps, e.g. timm/tf_efficientnet_lite0."
+            raise _unfit(name, image_size, error, fix) from error
         self.widths = tuple(self.model.feature_info.channels())
         self.strides = tuple(self.model.feature_info.reduction())
         self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
@@ -124,6 +149,11 @@ class TimmEncoder(Backbone):
         """Return tensors of a plain timm state dict under the names that timm's feature wrappers give them."""
         ours = {_plain(name): name for name in self.state_dict()}
         return {ours.get(_plain(name), name): tensor for name, tensor in tensors.items()}
+
+
+def _unfit(name: str, image_size: tuple[int, int], error: Exception, fix: str) -> SpecError:
+    what = f"timm's {name!r} cannot serve as an encoder of {image_size[0]}x{image_size[1]} pictures: {error}"
+    return SpecError(what, where=BACKBONE_KEY, fix=fix)
 
 
 def _plain(name: str) -> str:
