@@ -173,7 +173,10 @@ class Manifest:
 
 
 class SelfTest(NamedTuple):
-    """Pairs of noise and the scores they must give: `test`, `golden` uint8 (B, 3, H, W), `scores` float32 (B,)."""
+    """Pairs of noise and the scores they must give.
+
+    `test` uint8 (B, 3, H, W), `golden` the same or (B, N, 3, H, W) with several goldens, `scores` float32 (B,).
+    """
 
     test: NDArray[np.uint8]
     golden: NDArray[np.uint8]

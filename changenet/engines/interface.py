@@ -39,17 +39,22 @@ class Engine(ABC):
 
     @abstractmethod
     def compare(self, test_features: Sequence[Array], golden_halves: Sequence[Array]) -> NDArray[np.float32]:
-        """Return logits (B, C) or distances (B,)."""
+        """Return logits (B, C) or distances (B,); several goldens are the second dimension of their halves."""
 
     @abstractmethod
     def pair(self, test: NDArray[np.float32], golden: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the output for normalised pictures, both float32 (B, 3, H, W): TAO's graph."""
+        """Return the output for normalised pictures, float32 (B, 3, H, W) and (B, [N,] 3, H, W): TAO's graph."""
 
     def output(self, test: NDArray[np.uint8], golden: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return logits (B, C) or distances (B,) for pictures uint8 (B, 3, H, W), with one encoder call."""
+        """Return logits (B, C) or distances (B,) for pictures uint8 (B, 3, H, W) and goldens (B, [N,] 3, H, W).
+
+        One encoder call sees all of them.
+        """
         pairs = len(test)
-        features = self.encode(np.concatenate([test, golden]))
+        features = self.encode(np.concatenate([test, golden.reshape(-1, *golden.shape[-3:])]))
         halves = self.prepare_golden([level[pairs:] for level in features])
+        if golden.ndim == 5:
+            halves = by_pair(halves, pairs)
         return self.compare([level[:pairs] for level in features], halves)
 
     def scores(self, output: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -57,8 +62,13 @@ class Engine(ABC):
         return scores(output, multiclass=self.multiclass)
 
     def score(self, test: NDArray[np.uint8], golden: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the scores (B,) of pairs of pictures uint8 (B, 3, H, W)."""
+        """Return the scores (B,) of pairs (shapes as `output`)."""
         return self.scores(self.output(test, golden))
+
+
+def by_pair(halves: Sequence[Array], pairs: int) -> Arrays:
+    """Return the halves of all goldens (pairs * N, …), pair by pair, as `Engine.compare` takes them: (pairs, N, …)."""
+    return tuple(half.reshape(pairs, -1, *half.shape[1:]) for half in halves)
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:

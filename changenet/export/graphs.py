@@ -75,10 +75,16 @@ def export_graphs(network: ChangeNet, *, opset: int = MIN_OPSET, batch_size: int
         raise EngineError(what, fix="Use a smaller encoder, or serve the checkpoint.")
     network.eval()
     # Two different pictures: the exporter takes one tensor given twice for one input.
-    pictures = [torch.randint(0, 256, (_EXAMPLES, 3, *network.image_size), dtype=torch.uint8) for _ in range(2)]
+    goldens = network.num_golden
+    pictures = [
+        torch.randint(0, 256, (count, 3, *network.image_size), dtype=torch.uint8)
+        for count in (_EXAMPLES, _EXAMPLES * goldens)
+    ]
     with torch.no_grad():
         test, golden = (network.encode(network.normalise(picture)) for picture in pictures)
         halves = network.prepare_golden(golden)
+        if goldens > 1:
+            halves = tuple(half.reshape(_EXAMPLES, goldens, *half.shape[1:]) for half in halves)
     features = [f"features_{level}" for level in range(len(test))]
     test_names = [f"test_{level}" for level in range(len(test))]
     golden_names = [f"golden_{level}" for level in range(len(test))]
@@ -91,7 +97,9 @@ def export_graphs(network: ChangeNet, *, opset: int = MIN_OPSET, batch_size: int
     graphs = {"encoder.onnx": _join(normalise, body, ["normalised"]), "comparator.onnx": comparator}
     if network.difference_module == "learnable":
         graphs["golden.onnx"] = _trace("golden", _PrepareGolden(network), (test,), features, golden_names, opset)
-    graphs["pair.onnx"] = _pair_graph(body, graphs.get("golden.onnx"), comparator, network.image_size, len(test))
+    graphs["pair.onnx"] = _pair_graph(
+        body, graphs.get("golden.onnx"), comparator, image_size=network.image_size, levels=len(test), goldens=goldens
+    )
     if batch_size > 0:
         _fix_batch(graphs["pair.onnx"], batch_size)
     for graph in graphs.values():
@@ -137,15 +145,25 @@ def _pair_graph(
     body: onnx.ModelProto,
     golden: onnx.ModelProto | None,
     comparator: onnx.ModelProto,
+    *,
     image_size: tuple[int, int],
     levels: int,
+    goldens: int,
 ) -> onnx.ModelProto:
-    """Join the parts as `ChangeNet.forward` does: one encoder call for test and golden together."""
-    picture = f"float[batch, 3, {image_size[0]}, {image_size[1]}]"
+    """Join the parts as `ChangeNet.forward` does: one encoder call for test and goldens together."""
+    sides = f"3, {image_size[0]}, {image_size[1]}"
+    takes, nodes = f"float[batch, {sides}] input_2", ["normalised = Concat <axis = 0> (input_1, input_2)"]
+    if goldens > 1:
+        takes = f"float[batch, {goldens}, {sides}] input_2"
+        nodes = [
+            f"sides = Constant <value_ints = [-1, {sides}]> ()",
+            "goldens = Reshape (input_2, sides)",
+            "normalised = Concat <axis = 0> (input_1, goldens)",
+        ]
     stack = _parse(
         body,
-        f"stack ({picture} input_1, {picture} input_2) => ({picture} normalised, int64[1] pairs)",
-        "normalised = Concat <axis = 0> (input_1, input_2)",
+        f"stack (float[batch, {sides}] input_1, {takes}) => (float[batch, {sides}] normalised, int64[1] pairs)",
+        *nodes,
         "pairs = Shape <start = 0, end = 1> (input_1)",
     )
     prefix = "" if golden is None else "of_golden_"
@@ -165,11 +183,26 @@ def _pair_graph(
     model = _join(stack, body, ["normalised"])
     model = _join(model, split, ["pairs", *features])
     if golden is not None:
-        renamed = onnx.compose.add_prefix(golden, prefix, rename_outputs=False)
+        # With several goldens `group` gives the names that the comparator takes.
+        renamed = onnx.compose.add_prefix(golden, prefix, rename_outputs=goldens > 1)
         model = _join(model, renamed, [f"{prefix}{name}" for name in features])
+        if goldens > 1:
+            model = _join(model, _group(golden, prefix, goldens), [value.name for value in renamed.graph.output])
     model = _join(model, comparator, [graph_input.name for graph_input in comparator.graph.input])
     model.graph.name = "pair"
     return model
+
+
+def _group(golden: onnx.ModelProto, prefix: str, goldens: int) -> onnx.ModelProto:
+    """Return the graph that puts the halves of all goldens (B * N, E, H, W) together by pair: (B, N, E, H, W)."""
+    outputs = {value.name: _sides_of(value)[1:] for value in golden.graph.output}
+    takes = ", ".join(f"float[goldens, {', '.join(sides)}] {prefix}{name}" for name, sides in outputs.items())
+    gives = ", ".join(f"float[batch, {goldens}, {', '.join(sides)}] {name}" for name, sides in outputs.items())
+    nodes = []
+    for name, sides in outputs.items():
+        nodes.append(f"sides_of_{name} = Constant <value_ints = [-1, {goldens}, {', '.join(sides)}]> ()")
+        nodes.append(f"{name} = Reshape ({prefix}{name}, sides_of_{name})")
+    return _parse(golden, f"group ({takes}) => ({gives})", *nodes)
 
 
 def _parse(like: onnx.ModelProto, signature: str, *nodes: str) -> onnx.ModelProto:
@@ -181,8 +214,11 @@ def _parse(like: onnx.ModelProto, signature: str, *nodes: str) -> onnx.ModelProt
 
 
 def _type_of(value: onnx.ValueInfoProto) -> str:
-    sides = [side.dim_param or str(side.dim_value) for side in value.type.tensor_type.shape.dim]
-    return f"float[{', '.join(sides)}]"
+    return f"float[{', '.join(_sides_of(value))}]"
+
+
+def _sides_of(value: onnx.ValueInfoProto) -> list[str]:
+    return [side.dim_param or str(side.dim_value) for side in value.type.tensor_type.shape.dim]
 
 
 def _join(first: onnx.ModelProto, second: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

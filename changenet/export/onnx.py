@@ -89,8 +89,9 @@ def export_bundle(
     reference = TorchEngine(network)
     shape = description.layout.shape
     mean, std = network.arguments["mean"], network.arguments["std"]
-    parity = check_parity(engine, reference, shape=shape, mean=mean, std=std, pair_batch=batch_size)
-    test, golden = make_pairs(SELFTEST_PAIRS, shape, seed=_SELFTEST_SEED)
+    goldens = description.num_golden
+    parity = check_parity(engine, reference, shape=shape, mean=mean, std=std, num_golden=goldens, pair_batch=batch_size)
+    test, golden = make_pairs(SELFTEST_PAIRS, shape, seed=_SELFTEST_SEED, num_golden=goldens)
     selftest = SelfTest(test, golden, reference.score(test, golden)).to_bytes()
     stored = {
         name: encryption.seal(graph, encryption_key) if encryption_key else graph for name, graph in graphs.items()

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from changenet.bundle import Parity
-from changenet.engines.interface import Array, Engine
+from changenet.engines.interface import Array, Engine, by_pair
 from changenet.errors import EngineError
 
 BATCHES = (1, 2, 7)
@@ -16,21 +16,26 @@ TOLERANCE = 1e-4  # of |score difference| / max(1, |score|), in fp32
 Pictures = NDArray[np.uint8]
 
 
-def make_pairs(count: int, shape: tuple[int, int, int], *, seed: int) -> tuple[Pictures, Pictures]:
-    """Return distinct tests and goldens, uint8 (count, 3, H, W): noise, and smooth pictures with a patch, by turns."""
+def make_pairs(count: int, shape: tuple[int, int, int], *, seed: int, num_golden: int = 1) -> tuple[Pictures, Pictures]:
+    """Return distinct tests and goldens: noise, and smooth pictures with a patch in the test, by turns.
+
+    Returns:
+        Tests uint8 (count, 3, H, W); goldens likewise, or (count, num_golden, 3, H, W) for several.
+    """
     generator = np.random.default_rng(seed)
     test = generator.integers(0, 256, (count, *shape), dtype=np.uint8)
-    golden = generator.integers(0, 256, (count, *shape), dtype=np.uint8)
+    golden = generator.integers(0, 256, (count, num_golden, *shape), dtype=np.uint8)
     _, height, width = shape
     down, across = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     for index in range(1, count, 2):
         waves = generator.uniform(1, 9, (3, 2))[:, :, None, None]
         smooth = 127.5 + 120 * np.sin(2 * np.pi * (waves[:, 0] * down + waves[:, 1] * across))
-        golden[index] = test[index] = smooth.astype(np.uint8)
+        test[index] = smooth.astype(np.uint8)
+        golden[index] = [np.roll(test[index], 2 * number, axis=-1) for number in range(num_golden)]
         top, left = generator.integers(0, height // 2 + 1), generator.integers(0, width // 2 + 1)
         patch = test[index, :, top : top + max(1, height // 4), left : left + max(1, width // 4)]
         patch[...] = generator.integers(0, 256, (3, 1, 1))
-    return test, golden
+    return test, golden[:, 0] if num_golden == 1 else golden
 
 
 def check_parity(
@@ -40,6 +45,7 @@ def check_parity(
     shape: tuple[int, int, int],
     mean: Sequence[float],
     std: Sequence[float],
+    num_golden: int = 1,
     pair_batch: int = -1,
     seed: int = 20,
 ) -> Parity:
@@ -51,6 +57,7 @@ def check_parity(
         shape: (3, H, W) of a picture.
         mean: Of pixels in 0-1, for the pair graph's normalised input.
         std: Likewise.
+        num_golden: Goldens a test is compared with.
         pair_batch: The only batch that the pair graph takes; -1 = any.
         seed: Of the pairs.
 
@@ -59,7 +66,7 @@ def check_parity(
     """
     worst = 0.0
     for batch in sorted({*BATCHES, *([pair_batch] if pair_batch > 0 else [])}):
-        test, golden = make_pairs(batch, shape, seed=seed + batch)
+        test, golden = make_pairs(batch, shape, seed=seed + batch, num_golden=num_golden)
         roads = [_split_road(engine, reference, test, golden)]
         if pair_batch in (-1, batch):
             roads.append(_pair_road(engine, reference, _normalise(test, mean, std), _normalise(golden, mean, std)))
@@ -79,12 +86,15 @@ def check_parity(
 def _split_road(engine: Engine, reference: Engine, test: Pictures, golden: Pictures) -> Iterator[tuple[str, float]]:
     """Yield each tensor's name and its error, from the pictures to the score."""
     features, wanted_features = engine.encode(test), reference.encode(test)
-    halves = engine.prepare_golden(engine.encode(golden))
-    wanted_halves = reference.prepare_golden(reference.encode(golden))
+    goldens = golden.reshape(-1, *golden.shape[-3:])
+    halves = engine.prepare_golden(engine.encode(goldens))
+    wanted_halves = reference.prepare_golden(reference.encode(goldens))
     named = (("encoder.onnx features", features, wanted_features), ("golden.onnx golden", halves, wanted_halves))
     for name, arrays, wanted in named:
         for level, (array, target) in enumerate(zip(arrays, wanted, strict=True)):
             yield f"{name}_{level}", _error(array, target)
+    if golden.ndim == 5:
+        halves, wanted_halves = by_pair(halves, len(test)), by_pair(wanted_halves, len(test))
     output, wanted_output = engine.compare(features, halves), reference.compare(wanted_features, wanted_halves)
     yield "comparator.onnx output", _error(output, wanted_output)
     yield "the score", _error(engine.scores(output), reference.scores(wanted_output))

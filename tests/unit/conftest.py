@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 SIDE = 32
+SEVERAL_SIDE = 224  # several goldens: levels whose sides are multiples of 7
 
 
 def _checkpoint(**changes: Any) -> Any:
@@ -20,7 +21,9 @@ def _checkpoint(**changes: Any) -> Any:
 
     lights = changes.pop("lights", ("",))
     classes = changes.pop("classes", BINARY_CLASSES)
-    layout = PictureLayout(lights=lights, width=SIDE, height=SIDE)
+    goldens = changes.get("num_golden", 1)
+    side = SIDE if goldens == 1 else SEVERAL_SIDE
+    layout = PictureLayout(lights=lights, width=side, height=side)
     torch.manual_seed(3)
     network = ChangeNet(
         **{
@@ -34,10 +37,14 @@ def _checkpoint(**changes: Any) -> Any:
         }
     )
     # Statistics and a last layer as training leaves them: otherwise all scores are about the same.
-    pictures = torch.randint(0, 256, (16, *layout.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    count, passes = (16, 20) if goldens == 1 else (4, 5)
+    shape = (count, *layout.shape)
+    pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     test, golden = network.normalise(pictures), network.normalise(pictures.roll(1, 0))
+    if goldens > 1:
+        golden = torch.stack([test.roll(number + 1, 0) for number in range(goldens)], dim=1)
     with torch.no_grad():
-        for _ in range(20):
+        for _ in range(passes):
             network.train()(test, golden)
         output = network.eval()(test, golden)
         if output.ndim == 2:
@@ -49,6 +56,7 @@ def _checkpoint(**changes: Any) -> Any:
         layout=layout,
         threshold=Threshold(0.5, "recall", 1.0, (0.9, 1.0)),
         classes=classes,
+        num_golden=goldens,
         image_ext=".png",
         validation_scores={"edges": [0.0, 0.5, 1.0], "PASS": [9, 0], "defect": [0, 4]},
         spec={"task": "classify"},

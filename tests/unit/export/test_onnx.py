@@ -12,10 +12,11 @@ import pytest
 from changenet.bundle import read_bundle
 from changenet.engines import load_engine
 from changenet.engines.torch import TorchEngine
-from changenet.errors import CheckpointError, EngineError
+from changenet.errors import CheckpointError, DataError, EngineError
 from changenet.export import onnx as onnx_export
 from changenet.export.onnx import export_bundle, weights_digest
 from changenet.export.parity import check_parity, make_pairs
+from changenet.inspection import Inspector
 from changenet.training.checkpoint import build_network
 
 
@@ -101,6 +102,49 @@ def test_every_kind_of_encoder_exports(backbone: str, make_checkpoint, tmp_path:
     assert exported.parity.max_error <= 1e-4
     engine, _, _ = load_engine(str(tmp_path / "bundle"))
     assert engine.output(*make_pairs(3, (3, 32, 32), seed=1)).shape == (3, 3)
+
+
+@pytest.mark.slow
+def test_several_goldens_and_real_classes_export(make_checkpoint, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(num_golden=2, learnable_difference_modules=3, classes=("PASS", "open", "short"))
+    exported = export_bundle(checkpoint, tmp_path / "bundle", onnx_file=tmp_path / "model.onnx")
+    assert exported.parity.max_error <= 1e-4
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert shapes(session.get_inputs()) == {"input_1": ["batch", 3, 224, 224], "input_2": ["batch", 2, 3, 224, 224]}
+    assert shapes(session.get_outputs()) == {"output": ["batch", 3]}
+
+    engine, description, bundle = load_engine(str(tmp_path / "bundle"))
+    assert bundle is not None
+    assert description.num_golden == 2
+    assert bundle.selftest().golden.shape == (2, 2, 3, 224, 224)
+    inspector = Inspector(engine, description, bundle=bundle)
+    assert inspector.self_test() <= 1e-4
+    # The serving road: each golden once, kept, and put together for a test.
+    test, golden = make_pairs(3, (3, 224, 224), seed=1, num_golden=2)
+    kept = [engine.prepare_golden(engine.encode(golden[:, number])) for number in range(2)]
+    halves = [np.stack(level, axis=1) for level in zip(*kept, strict=True)]
+    scores = engine.scores(engine.compare(engine.encode(test), halves))
+    wanted = TorchEngine(build_network(checkpoint)).score(test, golden)
+    assert np.ptp(wanted) > 1e-3
+    np.testing.assert_allclose(scores, wanted, atol=1e-4)
+    np.testing.assert_allclose(engine.score(test, golden), wanted, atol=1e-4)
+    # One golden stands for both, and the verdict is a class.
+    one, two = (np.moveaxis(golden[0, number], 0, -1) for number in range(2))
+    part = np.moveaxis(test[0], 0, -1)
+    assert inspector.inspect(part, one) == inspector.inspect(part, [one, one])
+    assert inspector.inspect(part, [one, two]).score == pytest.approx(float(wanted[0]), abs=1e-4)
+    verdict = inspector.with_threshold(-1.0).inspect(part, [one, two])
+    assert verdict.prediction in ("open", "short")
+    with pytest.raises(DataError, match="3 goldens for a network that compares with 2"):
+        inspector.inspect(part, [one, two, one])
+
+
+def test_pairs_with_several_goldens_are_distinct_and_one_golden_is_as_before() -> None:
+    test, golden = make_pairs(4, (3, 24, 16), seed=1, num_golden=3)
+    assert golden.shape == (4, 3, 3, 24, 16)
+    everything = np.concatenate([test[:, None], golden], axis=1).reshape(16, -1)
+    assert len(np.unique(everything, axis=0)) == 16
+    assert make_pairs(4, (3, 24, 16), seed=1)[1].shape == (4, 3, 24, 16)
 
 
 def test_a_graph_that_disagrees_is_not_written_and_the_first_tensor_is_named(
