@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from changenet.errors import CheckpointError, SpecError
+from changenet.model.backbones import Backbone
 from changenet.model.catalogue import TIMM_PREFIX
 from changenet.model.network import ChangeNet
-from changenet.model.weight_files import first_of, fit_shapes, read_weights
+from changenet.model.tao_checkpoint import is_tao_state, strip_training_module
+from changenet.model.weight_files import WeightFile, first_of, fit_shapes, read_weights
 from changenet.torchvision_compat import timm
 
 logger = logging.getLogger(__name__)
@@ -38,22 +40,32 @@ class BackboneReport:
     Args:
         source: The file.
         loaded: Our names of the tensors that were set.
+        interpolated: Those of them that had another patch or grid size, with both shapes.
         missing: Our names of tensors that the file does not have.
+        fresh: The same of parts that are learned beside the encoder (adapter, reduction): only a whole network's file
+            has them.
         unused: Names of the file's tensors that the encoder has no place for.
         mismatched: Our names of tensors whose shape differs; they kept their fresh values.
     """
 
     source: str
     loaded: tuple[str, ...]
+    interpolated: tuple[str, ...]
     missing: tuple[str, ...]
+    fresh: tuple[str, ...]
     unused: tuple[str, ...]
     mismatched: tuple[str, ...]
 
     def __str__(self) -> str:
         parts = [f"{self.source}: {len(self.loaded)} tensors loaded into the encoder"]
-        for kind, names in (("missing", self.missing), ("unused", self.unused), ("of another shape", self.mismatched)):
-            if names:
-                parts.append(f"{len(names)} {kind} ({first_of(names)})")
+        kinds = {
+            "interpolated": self.interpolated,
+            "missing": self.missing,
+            "learned beside the encoder and left fresh": self.fresh,
+            "unused": self.unused,
+            "of another shape": self.mismatched,
+        }
+        parts += [f"{len(names)} {kind} ({first_of(names)})" for kind, names in kinds.items() if names]
         return ", ".join(parts)
 
 
@@ -62,7 +74,8 @@ def load_backbone(network: ChangeNet, path: str) -> BackboneReport:
 
     Args:
         network: Its `backbone` receives the weights.
-        path: A `.pth`, `.pt`, `.ckpt` or `.safetensors` file, or `bundled` for the weights that come as a package.
+        path: A `.pth`, `.pt`, `.ckpt` or `.safetensors` file: TAO's, timm's, Hugging Face's, Meta's or a plain one, of an
+            encoder or of a whole Visual ChangeNet; or `bundled` for the weights that come as a package.
 
     Raises:
         SpecError: `bundled` with an encoder that no package has weights for, or the package is not installed.
@@ -71,27 +84,34 @@ def load_backbone(network: ChangeNet, path: str) -> BackboneReport:
     if path == BUNDLED:
         tensors, source = bundled_weights(str(network.arguments["backbone"])), BUNDLED
     else:
-        file = read_weights(path)
-        tensors, source = strip_prefixes(file.tensors), path
-    wanted = network.backbone.state_dict()
-    named = fit_shapes(network.backbone.weight_names(tensors), wanted)
-    fitting = {name: each for name, each in named.items() if name in wanted and each.shape == wanted[name].shape}
+        tensors, source = _encoder_tensors(read_weights(path), path)
+    backbone = network.backbone
+    wanted = backbone.state_dict()
+    named = fit_shapes(backbone.weight_names(tensors), wanted)
+    resized = _interpolated(backbone, named, wanted)
+    fitted = {**named, **resized}
+    fitting = {name: each for name, each in fitted.items() if name in wanted and each.shape == wanted[name].shape}
     if not any(tensor.is_floating_point() for tensor in fitting.values()):
         raise CheckpointError(
             f"no tensor fits the encoder {network.arguments['backbone']}: {first_of(list(tensors))}",
             where=source,
             fix=f"Check {PATH_KEY} and model.backbone.type.",
         )
-    network.backbone.load_state_dict(fitting, strict=False)
+    backbone.load_state_dict(fitting, strict=False)
+    left = _but_counters(name for name in wanted if name not in named)
+    beside = _learned_beside(backbone)
     report = BackboneReport(
         source=source,
         loaded=tuple(fitting),
-        missing=_but_counters(name for name in wanted if name not in named),
+        interpolated=tuple(
+            f"{name} {tuple(named[name].shape)} to {tuple(each.shape)}" for name, each in resized.items()
+        ),
+        missing=tuple(name for name in left if name not in beside),
+        fresh=tuple(name for name in left if name in beside),
         unused=_but_counters(name for name in named if name not in wanted),
         mismatched=tuple(name for name in named if name in wanted and name not in fitting),
     )
-    if report.missing or report.mismatched:
-        logger.warning("%s", report)
+    logger.log(logging.WARNING if report.missing or report.mismatched else logging.INFO, "%s", report)
     return report
 
 
@@ -134,6 +154,34 @@ def bundled_weights(backbone: str) -> dict[str, Tensor]:
     if [tensor.shape for tensor in ordered] != [tensor.shape for tensor in names.values()]:
         raise CheckpointError("is not the file that fits timm's EfficientNet-Lite0", where=path)
     return dict(zip(names, ordered, strict=True))
+
+
+def _encoder_tensors(file: WeightFile, path: str) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a file's encoder, and what to call their source."""
+    if file.tao_model.startswith("visual_changenet") or is_tao_state(file.tensors):
+        network = strip_training_module(file.tensors)
+        part = {name.removeprefix("backbone."): each for name, each in network.items() if name.startswith("backbone.")}
+        return part, f"{path} (the encoder of a Visual ChangeNet)"
+    return strip_prefixes(file.tensors), path
+
+
+def _interpolated(backbone: Backbone, named: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors that fit after interpolation."""
+    differing = {name: each for name, each in named.items() if name in wanted and each.shape != wanted[name].shape}
+    resized = {name: backbone.interpolated(name, tensor) for name, tensor in differing.items()}
+    return {name: each for name, each in resized.items() if each is not None and each.shape == wanted[name].shape}
+
+
+def _learned_beside(backbone: Backbone) -> set[str]:
+    """Return the names of tensors that belong to what an encoder learns beside its own weights."""
+    parts = [part for part in backbone.kept_trainable() if isinstance(part, nn.Module)]
+    kept = {id(each) for part in parts for each in (*part.parameters(), *part.buffers())}
+    kept |= {id(part) for part in backbone.kept_trainable() if isinstance(part, nn.Parameter)}
+    return {
+        name
+        for name, each in (*backbone.named_parameters(), *backbone.named_buffers())
+        if id(each) in kept and not name.startswith("vit.")
+    }
 
 
 def _bare(name: str) -> str:

@@ -17,7 +17,7 @@ from changenet import storage
 from changenet.errors import CheckpointError, Problem
 from changenet.model.inert_pickle import read_inert
 
-SUFFIXES = (".pth", ".pt", ".ckpt", ".tlt", ".safetensors")
+SUFFIXES = (".pth", ".pth.tar", ".pt", ".ckpt", ".tlt", ".safetensors")
 _SHOWN = 5
 
 
