@@ -79,6 +79,33 @@ def test_goldens_are_the_first_by_name_and_repeat_in_that_order(source_of, golde
     assert names == {2: ["g0", "g1"], 3: ["g0", "g1", "g2"], 5: ["g0", "g1", "g2", "g0", "g1"]}
 
 
+def test_goldens_of_several_lights_need_not_be_named_like_the_part(source_of, tmp_path, picture):
+    folder = tmp_path / "images" / "goldens" / "A17"
+    folder.mkdir(parents=True)
+    for seed, name in enumerate(("b_White", "b_Solder", "a10_White", "a10_Solder", "a2_White", "a2_Solder")):
+        picture(800 + seed).save(folder / f"{name}.png")
+    (folder / "notes.txt").write_text("no golden")
+    rows = [["test", "goldens/A17", "PASS", f"part{number:02d}"] for number in range(4)]
+    source = source_of(lights=LIGHTS, csv_rows=rows, num_golden=2)
+    assert [[file.name for file in files] for files in source.golden_paths(0)] == [
+        ["a10_White.png", "a10_Solder.png"],
+        ["a2_White.png", "a2_Solder.png"],
+    ]
+    test, goldens = source.read(0)
+    assert (test.shape, goldens.shape) == ((3, 24, 16), (2, 3, 24, 16))
+    assert np.array_equal(goldens[1], source.layout.combine([picture(804), picture(805)]))
+
+
+def test_one_transform_serves_the_test_and_all_its_goldens(source_of, golden_folder):
+    golden_folder(2)
+    rows = [["test", "goldens", "PASS", f"part{number:02d}"] for number in range(4)]
+    source = source_of(csv_rows=rows, num_golden=2)
+    plain, flipped = dataset_of(source)[0], dataset_of(source, augmentation=PairAugmentation(hflip_probability=1.0))[0]
+    assert torch.equal(flipped["test"], plain["test"].flip(-1))
+    assert torch.equal(flipped["golden"], plain["golden"].flip(-1))
+    assert flipped["golden"].shape == (2, 3, 12, 16)
+
+
 def test_training_draws_goldens_by_seed_epoch_and_row(source_of, golden_folder):
     golden_folder(6)
     rows = [["test", "goldens", "PASS", f"part{number:02d}"] for number in range(4)]
