@@ -25,10 +25,13 @@ class Verbs(typer.core.TyperGroup):
             return super().invoke(ctx)
         except ChangeNetError as error:
             for problem in error.problems:
-                err.print(f"error: {problem}", markup=False, highlight=False, soft_wrap=True)
+                err.print(f"error: {problem}", soft_wrap=True)
             raise typer.Exit(2) from None
         except (KeyboardInterrupt, SystemExit):  # SIGINT; SIGTERM, which Ray turns into an exit
-            err.print("Interrupted. What was finished is kept; run the same command again to go on.")
+            resumes = ctx.invoked_subcommand == "train"
+            err.print(
+                f"Interrupted. {'Run the same command again to go on from the last checkpoint.' if resumes else ''}"
+            )
             raise typer.Exit(1) from None
 
     def list_commands(self, _ctx: Any) -> list[str]:
@@ -99,7 +102,9 @@ def init(
 def check(
     spec: Spec,
     overrides: Overrides = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the findings as JSON (nothing when the spec itself is wrong).")
+    ] = False,
 ) -> None:
     """Check the spec and every row and picture of its data sets, before any training."""
     from ray_jobs import check as verb
@@ -141,6 +146,45 @@ def export(
     from ray_jobs import export as verb
 
     _finish(verb.run(spec, overrides or (), overwrite=overwrite))
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Option("--from", help="A TAO checkpoint: .pth or .tlt, not encrypted by TAO.")],
+    spec: Spec,
+    target: Annotated[str, typer.Option("--to", help="The checkpoint to write.")],
+    overrides: Overrides = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False,
+) -> None:
+    """Turn a TAO checkpoint into one that describes itself.
+
+    TAO's files do not say what network their tensors belong to. The spec of
+    the training says it: encoder, difference module, lights, sizes,
+    eval_margin. With that spec every action reads TAO's file as it is; the
+    converted file needs none, so changenet.load works on it alone.
+
+    Nothing inside the file is run. Tensors that do not fit, and keys of the
+    spec that contradict the one inside the file, are listed, and nothing is
+    written.
+
+    changenet convert --from model_epoch_029.pth -e tao.yaml --to pcb.pth
+    """
+    from ray_jobs import convert as verb
+
+    _finish(verb.run(source, spec, target, overrides or (), overwrite=overwrite))
+
+
+@app.command()
+def models(
+    pattern: Annotated[
+        str | None, typer.Argument(help="Part of a name; timm/PART (or timm/PAT*TERN) searches timm's.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the encoders (model.backbone.type): size, pictures they take, licence of the weights, which to choose."""
+    from ray_jobs import models as verb
+
+    _finish(verb.run(pattern, json_output=json))
 
 
 @app.command()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from changenet.agreement import SpecDescribes, contradictions
 from changenet.description import ModelDescription
 from changenet.errors import Problem, SpecError
 from changenet.export.onnx import export_bundle
@@ -22,7 +23,7 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False) ->
     """Write `RESULTS/export/bundle/` and `export.onnx_file`, or nothing where they do not agree with the checkpoint.
 
     Args:
-        spec: The spec file; only `export` and `encryption_key` are read from it.
+        spec: The spec file; a checkpoint of ours needs only `export` and `encryption_key` of it.
         overrides: `key=value` each.
         overwrite: Replace an earlier export.
 
@@ -36,8 +37,15 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False) ->
         started = time.perf_counter()
         if not experiment.export.checkpoint:
             raise SpecError("not given", where="export.checkpoint", fix="Name a checkpoint written by changenet train.")
-        checkpoint = load_checkpoint(experiment.export.checkpoint, encryption_key=experiment.secret())
-        _check_size(experiment, checkpoint.description)
+        path = experiment.export.checkpoint
+        describe = SpecDescribes(experiment, path)
+        checkpoint = load_checkpoint(path, encryption_key=experiment.secret(), describe=describe)
+        problems = [
+            *contradictions(experiment, checkpoint.description, path),
+            *_sizes(experiment, checkpoint.description),
+        ]
+        if problems:
+            raise SpecError(problems)
         logger.info("Tracing %s.", checkpoint.description.network["backbone"])
         exported = export_bundle(
             checkpoint,
@@ -58,18 +66,11 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False) ->
     return 0
 
 
-def _check_size(experiment: Experiment, description: ModelDescription) -> None:
-    """Make sure that the sizes the spec writes are those of the checkpoint."""
+def _sizes(experiment: Experiment, description: ModelDescription) -> Iterator[Problem]:
+    """Yield the sizes that the spec writes and that are not those of the checkpoint."""
     _, height, width = description.layout.shape
     written = {"input_height": experiment.export.input_height, "input_width": experiment.export.input_width}
-    problems = [
-        Problem(
-            f"is {value}, but the checkpoint's pictures (all lights together) have {real}",
-            where=f"export.{key}",
-            fix="Leave the key out.",
-        )
-        for (key, value), real in zip(written.items(), (height, width), strict=True)
-        if value is not None and value != real
-    ]
-    if problems:
-        raise SpecError(problems)
+    for (key, value), real in zip(written.items(), (height, width), strict=True):
+        if value is not None and value != real:
+            what = f"is {value}, but the checkpoint's pictures (all lights together) have {real}"
+            yield Problem(what, where=f"export.{key}", fix="Leave the key out.")

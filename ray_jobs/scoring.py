@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ from changenet.errors import DataError, Problem
 from changenet.inspection import Inspector
 from ray_jobs.console import progress
 from ray_jobs.workers import Workers
+
+if TYPE_CHECKING:
+    from changenet.training.checkpoint import Describe
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +46,21 @@ class ModelFile:
         engine: `auto`, `torch`, `onnxruntime` or `tensorrt`.
         encryption_key: Opens encrypted model files; wrapped, because Ray Data notes the arguments of its workers.
         threshold: What to decide by; None for the network's own.
+        describe: Says what network a TAO checkpoint holds.
     """
 
     path: str
     engine: str = "auto"
     encryption_key: SecretStr | None = None
     threshold: float | None = None
+    describe: Describe | None = None
 
     def load(self, *, threads: int | None = None, device: str = "cpu") -> Inspector:
         """Open it (raises as `Inspector.load`)."""
         key = self.encryption_key.get_secret_value() if self.encryption_key else None
-        inspector = Inspector.load(self.path, self.engine, encryption_key=key, threads=threads, device=device)
+        inspector = Inspector.load(
+            self.path, self.engine, encryption_key=key, threads=threads, device=device, describe=self.describe
+        )
         return inspector if self.threshold is None else inspector.with_threshold(self.threshold)
 
 

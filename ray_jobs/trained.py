@@ -1,21 +1,22 @@
 """The trained network that `evaluate` and `inference` name, the rows it is to score, and the threshold to use.
 
 Architecture, preprocessing, lights and threshold come from the checkpoint or bundle. What the spec says about them must
-not contradict it; what it leaves open does not matter.
+not contradict it; what it leaves open does not matter. A TAO checkpoint says nothing about itself: there the spec decides.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from changenet import factory, storage
+from changenet.agreement import SpecDescribes, contradictions
 from changenet.data.pairs import PairSource
 from changenet.description import ModelDescription, Threshold
-from changenet.errors import Problem, SpecError
+from changenet.errors import SpecError
 from changenet.evaluation.thresholds import fit_threshold
 from changenet.spec import Experiment
 from ray_jobs import cluster
@@ -56,10 +57,12 @@ class TrainedNetwork:
         if not section.checkpoint:
             raise SpecError("not given", where=f"{action}.checkpoint", fix="Name a checkpoint or a bundle folder.")
         self._experiment, self._action, self._address = experiment, action, address
-        self.file = ModelFile(storage.absolute(section.checkpoint), section.engine, experiment.encryption_key)
+        path = storage.absolute(section.checkpoint)
+        describe = SpecDescribes(experiment, path)
+        self.file = ModelFile(path, section.engine, experiment.encryption_key, describe=describe)
         inspector = self.file.load()
         self.engine, self.description = inspector.engine_name, inspector.description
-        problems = list(contradictions(experiment, self.description, self.file.path))
+        problems = list(contradictions(experiment, self.description, path))
         if problems:
             raise SpecError(problems)
 
@@ -135,6 +138,9 @@ def choose_threshold(
     """
     stored, choice = description.threshold, experiment.evaluate.threshold
     if not experiment.threshold_written:
+        if stored.policy == "margin" and not description.metrics:
+            advice = f"Write {CLASSIFY}.eval_margin, or evaluate.threshold.policy: recall to fit one on validation."
+            logger.warning("The network has no fitted threshold: %g decides. %s", stored.value, advice)
         return stored
     margin = _margin(experiment, description)
     if experiment.threshold_policy == "margin":
@@ -157,51 +163,3 @@ def _margin(experiment: Experiment, description: ModelDescription) -> float:
         logger.warning("%s.eval_margin is %g, but scores are probabilities: 0.5 is used.", CLASSIFY, written)
         return 0.5
     return 0.5 if written is None else written
-
-
-def contradictions(experiment: Experiment, description: ModelDescription, path: str) -> Iterator[Problem]:
-    """Yield every written key that says something else than the network at `path`."""
-    data, layout = experiment.dataset.classify, description.layout
-    stored: dict[str, Any] = {
-        f"{DATA}.image_width": layout.width,
-        f"{DATA}.image_height": layout.height,
-        f"{DATA}.num_golden": description.num_golden,
-        f"{DATA}.classes": description.classes,
-        f"{CLASSIFY}.difference_module": description.difference_module,
-        "model.backbone.type": description.network.get("backbone"),
-    }
-    if "input_map" in data.model_fields_set:
-        stored[f"{DATA}.input_map"] = layout.lights
-    if "num_input" in data.model_fields_set:
-        stored[f"{DATA}.num_input"] = len(layout.lights)
-    if len(layout.lights) > 1:
-        stored[f"{DATA}.concat_type"] = layout.concat
-        if layout.concat == "grid":
-            stored[f"{DATA}.grid_map"] = layout.grid
-    for key, expected in stored.items():
-        written = _written(experiment, key)
-        if written is not None and written != expected:
-            shown = list(written) if isinstance(written, tuple) else written
-            wanted = list(expected) if isinstance(expected, tuple) else expected
-            yield Problem(
-                f"is {shown!r}, but {path} was trained with {wanted!r}",
-                where=key,
-                fix="Leave the key out, or name the checkpoint that was trained so.",
-            )
-
-
-def _written(experiment: Experiment, key: str) -> Any:
-    """Return what the spec file says about a key, in the checkpoint's terms; None where it says nothing."""
-    *sections, name = key.split(".")
-    section: Any = experiment
-    for part in sections:
-        section = getattr(section, part)
-    if name not in section.model_fields_set:
-        return None
-    if name == "input_map":
-        return experiment.lights
-    if name == "grid_map":
-        return experiment.grid
-    if name == "classes":
-        return experiment.classes
-    return getattr(section, name)

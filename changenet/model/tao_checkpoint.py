@@ -9,15 +9,14 @@ import re
 import torch
 from torch import Tensor
 
-from changenet.errors import CheckpointError
 from changenet.model.network import ChangeNet
-from changenet.model.weight_files import load_exactly, read_weights
+from changenet.model.weight_files import load_exactly
 
 logger = logging.getLogger(__name__)
 
 TAO_TAG = "visual_changenet_classify"
 _PREFIX = "model."  # of the network inside TAO's training module
-_LOSS_WEIGHTS = "criterion.weight"
+LOSS_WEIGHTS = "criterion.weight"
 _FINEST = 4  # TAO numbers levels 1-4 from the finest, we 0-3 from the coarsest: ours = 4 - TAO's
 _PROJECTION = re.compile(r"^linear_c([1-4])\.proj\.(weight|bias)$")
 _DIFFERENCE = re.compile(r"^diff_c([1-4])\.([023])\.(.+)$")
@@ -27,24 +26,6 @@ _ATTENTION_PARTS = {"q": "query", "k": "key", "v": "value", "o": "output"}
 _SCALING = re.compile(r"^attn_c([1-4])\.scaling$")
 _GOLDEN_NORM = re.compile(r"^bn([1-4])\.(.+)$")
 _DIFFERENCE_PARTS = {"0": "test_half", "2": "norm", "3": "mix"}
-
-
-def read_tao_state(path: str) -> dict[str, Tensor]:
-    """Return a TAO checkpoint's tensors under the names they have inside TAO's network.
-
-    Raises:
-        CheckpointError: The file cannot be read, or is no classification checkpoint of TAO's Visual ChangeNet.
-    """
-    file = read_weights(path)
-    if file.tao_model and file.tao_model != TAO_TAG:
-        raise CheckpointError(f"is a checkpoint of {file.tao_model!r}", where=path, fix=f"Needed: {TAO_TAG!r}.")
-    if not is_tao_state(file.tensors):
-        raise CheckpointError(
-            "is no checkpoint of TAO's Visual ChangeNet",
-            where=path,
-            fix="Its tensors should be called model.backbone.…",
-        )
-    return strip_training_module(file.tensors)
 
 
 def is_tao_state(tensors: dict[str, Tensor]) -> bool:
@@ -61,7 +42,7 @@ def strip_training_module(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     >>> list(strip_training_module({"model.fc1.0.bias": Tensor(), "criterion.weight": Tensor()}))
     ['fc1.0.bias']
     """
-    return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name != _LOSS_WEIGHTS}
+    return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name != LOSS_WEIGHTS}
 
 
 def load_tao_state(network: ChangeNet, state: dict[str, Tensor], *, where: str = "TAO checkpoint") -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from changenet.errors import CheckpointError
 from changenet.model.inert_pickle import plain
-from changenet.model.tao_checkpoint import TAO_TAG, is_tao_state, strip_training_module
+from changenet.model.tao_checkpoint import LOSS_WEIGHTS, TAO_TAG, is_tao_state, strip_training_module
 from changenet.model.weight_files import find_weights
 
 _DEEPEST = 4  # how far inside the settings a spec is looked for
@@ -25,12 +25,14 @@ class TaoCheckpoint:
         spec: The spec that it was trained with, by TAO's names, where the file has one that can be read; else empty.
         epoch: Zero-based epoch after which it was written, if it says so.
         versions: Of the packages that wrote it, as far as it says so.
+        class_weights: Of its loss, PASS first; empty where it has none.
     """
 
     tensors: dict[str, Tensor] = field(repr=False)
     spec: dict[str, Any] = field(default_factory=dict, repr=False)
     epoch: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    class_weights: tuple[float, ...] = ()
 
 
 def recognise(content: Any, *, where: str) -> TaoCheckpoint | None:
@@ -57,13 +59,14 @@ def recognise(content: Any, *, where: str) -> TaoCheckpoint | None:
         )
     if not is_tao_state(file.tensors):
         return None
-    epoch = file.beside.get("epoch")
+    epoch, weights = file.beside.get("epoch"), file.tensors.get(LOSS_WEIGHTS)
     lightning = file.beside.get("pytorch-lightning_version")
     return TaoCheckpoint(
         strip_training_module(file.tensors),
         spec=_find_spec(plain(file.beside.get("hyper_parameters"))),
         epoch=epoch if isinstance(epoch, int) else None,
         versions={"pytorch-lightning": lightning} if isinstance(lightning, str) else {},
+        class_weights=() if weights is None else tuple(float(each) for each in weights.flatten()),
     )
 
 

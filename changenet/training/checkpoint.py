@@ -102,9 +102,6 @@ def load_checkpoint(path: str, *, encryption_key: str | None = None, describe: D
 
 
 def _from_tao(values: Any, path: str, describe: Describe | None) -> Checkpoint:
-    """Return the checkpoint of ours that a TAO checkpoint becomes with a description."""
-    from changenet.model.network import ChangeNet
-    from changenet.model.tao_checkpoint import load_tao_state
     from changenet.model.tao_file import recognise
 
     tao = recognise(values, where=path)
@@ -117,9 +114,25 @@ def _from_tao(values: Any, path: str, describe: Describe | None) -> Checkpoint:
             where=path,
             fix=f"Run: changenet convert --from {path} -e SPEC --to OURS.pth",
         )
-    description = describe(tao)
+    return adopt_tao(tao, describe(tao), where=path)
+
+
+def adopt_tao(tao: TaoCheckpoint, description: ModelDescription, *, where: str) -> Checkpoint:
+    """Return the checkpoint of ours that a TAO checkpoint becomes with a description.
+
+    Args:
+        tao: The checkpoint.
+        description: Of its network; `align_corners` is forced off, as TAO has it.
+        where: File name for messages.
+
+    Raises:
+        CheckpointError: Its tensors are not those of the network described: missing, left over, of another shape.
+    """
+    from changenet.model.network import ChangeNet
+    from changenet.model.tao_checkpoint import load_tao_state
+
     network = ChangeNet(**description.network)
-    load_tao_state(network, tao.tensors, where=path)
+    load_tao_state(network, tao.tensors, where=where)
     return Checkpoint(replace(description, network=network.arguments, versions=tao.versions), network.state_dict())
 
 

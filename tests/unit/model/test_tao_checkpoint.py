@@ -1,21 +1,27 @@
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import io
 import json
 import logging
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from changenet.errors import CheckpointError
 from changenet.model.network import ChangeNet
-from changenet.model.tao_checkpoint import is_tao_state, load_tao_state, read_tao_state
+from changenet.model.tao_checkpoint import is_tao_state, load_tao_state
+from changenet.model.tao_file import TaoCheckpoint, recognise
+from changenet.model.weight_files import read_pickled
 
 CASE = "fan_tiny_learnable_modules2"
 Make = Callable[..., ChangeNet]
+State = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +41,61 @@ def fitting(**changes: Any) -> ChangeNet:
     return ChangeNet(**{"image_size": (64, 64), "learnable_difference_modules": 2, **changes}).eval()
 
 
-def test_checkpoint_of_the_training_module_loads_from_its_file(
-    tao_state: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
-    path = str(tmp_path / "model_epoch_009_step_00100.pth")
-    torch.save(
-        {"state_dict": {**tao_state, "criterion.weight": torch.ones(2)}, "tao_model": "visual_changenet_classify"}, path
+def recognised(content: object) -> TaoCheckpoint | None:
+    file = io.BytesIO()
+    torch.save(content, file)
+    file.seek(0)
+    return recognise(read_pickled(file, where="x.tlt"), where="x.tlt")
+
+
+@pytest.mark.parametrize("tag", [{"tao_model": "visual_changenet_classify"}, {}])
+def test_checkpoint_of_the_training_module_loads_from_its_file(tag: dict[str, str], tao_state: State) -> None:
+    tao = recognised(
+        {
+            "state_dict": {**tao_state, "criterion.weight": torch.tensor([1.0, 10.0])},
+            "epoch": 9,
+            "pytorch-lightning_version": "2.4.0",
+            "optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1}]}],
+            "callbacks": {"ModelCheckpoint": {"dirpath": PurePosixPath("/results")}},
+            **tag,
+        }
     )
+    assert tao is not None
+    assert (tao.epoch, tao.versions, tao.class_weights) == (9, {"pytorch-lightning": "2.4.0"}, (1.0, 10.0))
     network = fitting()
-    load_tao_state(network, read_tao_state(path), where=path)
+    load_tao_state(network, tao.tensors, where="x.tlt")
     joint = tao_state["model.decoder.diff_c4.0.weight"].float()
     assert torch.equal(network.pyramid.difference[0].test_half.weight, joint[:, :256])
     assert torch.equal(network.pyramid.difference[0].golden_half.weight, joint[:, 256:])
     assert torch.equal(network.backbone.class_token, tao_state["model.backbone.cls_token"].float())
 
 
-def test_missing_and_left_over_tensors_are_named(tao_state: dict[str, torch.Tensor]) -> None:
+SPEC = {"model": {"backbone": {"type": "fan_tiny_8_p4_hybrid"}}, "dataset": {"classify": {"num_input": 1}}}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SPEC,
+        {"experiment_spec": SPEC, "dm": None},
+        {"experiment_spec": OmegaConf.create(SPEC)},
+        argparse.Namespace(cfg=argparse.Namespace(**SPEC)),
+    ],
+)
+def test_the_spec_of_the_training_is_found_in_whatever_holds_it(settings: object, tao_state: State) -> None:
+    tao = recognised({"state_dict": tao_state, "hyper_parameters": settings})
+    assert tao is not None
+    assert tao.spec == SPEC
+
+
+@pytest.mark.parametrize("settings", [{}, None, {"lr": 0.1}, [1, 2], "text", {"model": 3, "dataset": 4}])
+def test_settings_without_a_spec_are_none(settings: object, tao_state: State) -> None:
+    tao = recognised({"state_dict": tao_state, "hyper_parameters": settings})
+    assert tao is not None
+    assert tao.spec == {}
+
+
+def test_missing_and_left_over_tensors_are_named(tao_state: State) -> None:
     state = {**tao_state, "model.decoder.surprise": torch.zeros(1)}
     del state["model.backbone.blocks.3.attn.kv.weight"]
     with pytest.raises(CheckpointError) as caught:
@@ -61,16 +106,12 @@ def test_missing_and_left_over_tensors_are_named(tao_state: dict[str, torch.Tens
 
 
 @pytest.mark.parametrize("changes", [{"image_size": (64, 32)}, {"num_classes": 3}, {"learnable_difference_modules": 4}])
-def test_settings_that_differ_from_the_training_are_refused(
-    changes: dict[str, Any], tao_state: dict[str, torch.Tensor]
-) -> None:
+def test_settings_that_differ_from_the_training_are_refused(changes: dict[str, Any], tao_state: State) -> None:
     with pytest.raises(CheckpointError, match="must be those of the training"):
         load_tao_state(fitting(**changes), tao_state)
 
 
-def test_align_corners_is_switched_off_with_a_warning(
-    tao_state: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_align_corners_is_switched_off_with_a_warning(tao_state: State, caplog: pytest.LogCaptureFixture) -> None:
     network = fitting(align_corners=True)
     with caplog.at_level(logging.WARNING):
         load_tao_state(network, tao_state)
@@ -78,12 +119,13 @@ def test_align_corners_is_switched_off_with_a_warning(
     assert network.arguments["align_corners"] is False
 
 
-def test_other_checkpoints_are_told_apart(make_network: Make, tmp_path: Path) -> None:
+def test_other_checkpoints_are_told_apart(make_network: Make, tao_state: State) -> None:
     ours = make_network().state_dict()
     assert not is_tao_state(ours)
-    torch.save({"state_dict": ours}, tmp_path / "ours.pth")
-    torch.save({"state_dict": ours, "tao_model": "visual_changenet_segment"}, tmp_path / "segment.pth")
-    with pytest.raises(CheckpointError, match="no checkpoint of TAO"):
-        read_tao_state(str(tmp_path / "ours.pth"))
+    for content in ({"state_dict": ours}, ours, {"epoch": 3}, [1], {}):
+        assert recognised(content) is None
+    assert recognised(tao_state) is not None
     with pytest.raises(CheckpointError, match="visual_changenet_segment"):
-        read_tao_state(str(tmp_path / "segment.pth"))
+        recognised({"state_dict": ours, "tao_model": "visual_changenet_segment"})
+    with pytest.raises(CheckpointError, match="encrypted by TAO"):
+        recognised({"state_dict_encrypted": True, "state_dict": b"x"})
