@@ -21,7 +21,7 @@ from changenet.data.pairs import PairDataset, PairSource
 from changenet.data.randomness import derived_seed
 from changenet.data.sampling import WeightedBatchSampler
 from changenet.description import BINARY_CLASSES, ModelDescription, Threshold
-from changenet.errors import DataError, Problem, SpecError
+from changenet.errors import DataError, Problem
 from changenet.model.network import ChangeNet
 from changenet.model.pretrained import load_backbone
 from changenet.model.weight_files import load_exactly
@@ -186,6 +186,7 @@ def network_arguments(experiment: Experiment) -> dict[str, Any]:
         "head": experiment.head,
         "align_corners": model.decode_head.align_corners,
         "feat_downsample": model.backbone.feat_downsample,
+        "use_summary_token": model.decode_head.use_summary_token,
         "feature_strides": model.decode_head.feature_strides if experiment.learnable else None,
         "mean": written.rgb_input_mean,
         "std": written.rgb_input_std,
@@ -228,8 +229,14 @@ def load_pretrained(network: ChangeNet, experiment: Experiment) -> None:
             encryption_key=experiment.secret(),
             describe=lambda _: describe(experiment, network_arguments(experiment)),
         )
-        state = dict(checkpoint.state)
-        load_exactly(network, state, where=model, fix="train.pretrained_model_path needs the network of its training.")
+        load_exactly(
+            network, checkpoint.state, where=model, fix="train.pretrained_model_path needs the network of its training."
+        )
+        described = checkpoint.description
+        if experiment.model.decode_head.align_corners and not described.network.get("align_corners"):
+            asked = described.spec.get("model", {}).get("decode_head", {}).get("align_corners")
+            if asked:  # and TAO's network, which these weights are of, did not do it
+                network.force_align_corners_off()
     elif encoder:
         load_backbone(network, encoder)
 

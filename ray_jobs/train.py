@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from changenet import storage
-from changenet.errors import ChangeNetError, CheckpointError, Problem
+from changenet.errors import ChangeNetError, SpecError
 from changenet.spec import Experiment
 from ray_jobs import cluster
 from ray_jobs.action import Action
@@ -28,26 +26,30 @@ def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None)
     Raises:
         SpecError: The spec is wrong.
         DataError: The training or validation set is wrong.
-        CheckpointError: The checkpoint to go on from is missing or is of another network.
+        CheckpointError: The checkpoint to go on from is missing or of another run, or weights to start from do not fit.
     """
     with Action.load("train", spec, overrides) as action:
         # Everything a user can have got wrong is found here, before a cluster is asked for anything.
         from changenet import factory
+        from ray_jobs.resume import find_start
 
         experiment = _with_seed(action.experiment)
         factory.training_loader(experiment)
         if factory.validation_loader(experiment) is None:
             _warn_of_no_validation(experiment)
         network = factory.make_network(experiment, pretrained=False)
-        checkpoint, epochs_done = _checkpoint_to_go_on_from(experiment, action.folder, network.arguments)
-        if epochs_done < experiment.train.num_epochs:
+        start = find_start(experiment, action.folder, network.arguments)
+        if start.checkpoint is None:
+            factory.load_pretrained(network, experiment)  # the workers load it again: here it shows whether it fits
+        del network
+        if start.epochs < experiment.train.num_epochs:
             cluster.connect(address)
-            _fit(experiment, action, checkpoint)
+            _fit(experiment, action, start.checkpoint)
         else:
             logger.warning(
                 "%s has been trained for %d epochs already: nothing to do. Raise train.num_epochs, or use another results_dir.",
-                checkpoint,
-                epochs_done,
+                start.checkpoint,
+                start.epochs,
             )
     _print_result(action.folder)
     return 0
@@ -61,6 +63,7 @@ def _fit(experiment: Experiment, action: Action, checkpoint: str | None) -> None
 
     settings = experiment.train
     workers = plan_workers(settings.ray, asked_gpus=experiment.num_gpus("train") * settings.num_nodes)
+    _check_share(experiment, workers.count[1])
     scaling = ray.train.ScalingConfig(
         num_workers=workers.count[1],
         use_gpu=workers.use_gpu,
@@ -88,6 +91,17 @@ def _fit(experiment: Experiment, action: Action, checkpoint: str | None) -> None
             raise _cause(error) from error
 
 
+def _check_share(experiment: Experiment, workers: int) -> None:
+    """Make sure that every worker gets an equal share of a batch; how many there are shows on the cluster only."""
+    batch = experiment.batch_size("train")
+    if batch % workers or batch < 2 * workers:
+        raise SpecError(
+            f"is {batch}, which cannot be shared by the {workers} workers here: it counts the pairs of all of them together",
+            where="dataset.classify.batch_size",
+            fix=f"Use a multiple of {workers}, at least {2 * workers}, or set train.ray.num_workers.",
+        )
+
+
 def _cause(error: BaseException) -> BaseException:
     """Return the error of ours that made the workers fail, or the error itself."""
     for failure in getattr(error, "worker_failures", {}).values():
@@ -107,64 +121,11 @@ def _with_seed(experiment: Experiment) -> Experiment:
     return experiment.model_copy(update={"train": train})
 
 
-def _checkpoint_to_go_on_from(
-    experiment: Experiment, folder: str, arguments: dict[str, object]
-) -> tuple[str | None, int]:
-    """Return the checkpoint that the spec names, or the folder's latest, and how many epochs it has behind it.
-
-    Raises:
-        CheckpointError: It is not there, or its network is not the spec's; names every argument that differs.
-    """
-    from changenet.model.network import ChangeNet
-    from changenet.training.checkpoint import load_checkpoint
-    from ray_jobs.train_worker import LATEST
-
-    path = experiment.train.resume_training_checkpoint_path or storage.resolve_latest(storage.join(folder, LATEST))
-    if path is None:
-        return None, 0
-    checkpoint = load_checkpoint(path, encryption_key=experiment.secret())
-    # An older checkpoint lacks the arguments that came later: it was trained with their defaults.
-    defaults = {name: parameter.default for name, parameter in inspect.signature(ChangeNet).parameters.items()}
-    theirs = defaults | checkpoint.description.network
-    differing = [
-        Problem(f"{key} is {theirs.get(key)!r} in the checkpoint and {value!r} in the spec", where=path)
-        for key, value in arguments.items()
-        if theirs.get(key) != value
-    ]
-    differing += _differing_state(experiment, checkpoint.description.spec, path)
-    if differing:
-        fix = "Use another results_dir to train a new network, or the spec that the checkpoint was trained with."
-        raise CheckpointError([Problem("this run cannot go on from it", where=path, fix=fix), *differing])
-    if checkpoint.training is None:
-        raise CheckpointError(
-            "it holds weights only, nothing to go on from",
-            where=path,
-            fix="Give it as train.pretrained_model_path instead.",
-        )
-    logger.info("Going on from %s.", path)
-    return storage.absolute(path), int(checkpoint.training["progress"]["epoch"])
-
-
-def _differing_state(experiment: Experiment, theirs: dict[str, Any], path: str) -> list[Problem]:
-    """Return what makes the state of the checkpoint's optimiser useless to this run."""
-    ours = {
-        ("train", "optim", "optim"): experiment.train.optim.optim,
-        ("model", "backbone", "freeze_backbone"): experiment.model.backbone.freeze_backbone,
-    }
-    problems = []
-    for keys, value in ours.items():
-        stored: Any = theirs
-        for key in keys:
-            stored = stored.get(key, {})
-        if stored not in ({}, value):
-            what = f"{'.'.join(keys)} is {stored!r} in the checkpoint and {value!r} in the spec"
-            problems.append(Problem(what, where=path, fix="Or give the file as train.pretrained_model_path."))
-    return problems
-
-
 def _warn_of_no_validation(experiment: Experiment) -> None:
     name, _ = experiment.monitor
     effects = [] if name.startswith("train_") else [f"{name} picks no best checkpoint"]
+    if experiment.train.early_stopping.enable and not name.startswith("train_"):
+        effects.append("early stopping never stops")
     if experiment.threshold_policy == "recall":
         effects.append(f"the threshold is not fitted and stays at {experiment.eval_margin:g}")
     logger.warning("There is no validation set%s.", f": {' and '.join(effects)}" if effects else "")

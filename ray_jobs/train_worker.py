@@ -89,11 +89,14 @@ class _TrainingRun:
         if checkpoint is not None:
             stored = load_checkpoint(checkpoint, encryption_key=experiment.secret())
             self.network.load_state_dict(stored.state)
+            if not stored.description.network.get("align_corners"):  # off in a run that began with TAO's weights
+                self.network.force_align_corners_off()
             if stored.training is not None:
                 self.progress = self.stateful.restore(stored.training, self.network)
                 self._after_restore()
             self.description = replace(
                 self.description,
+                network=self.network.arguments,
                 threshold=stored.description.threshold,
                 metrics=stored.description.metrics,
                 validation_scores=stored.description.validation_scores,

@@ -1,0 +1,90 @@
+"""Where a training run begins: at a checkpoint that it may go on from, or at the first epoch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from changenet import factory, storage
+from changenet.agreement import SpecDescribes, differences
+from changenet.description import ModelDescription
+from changenet.errors import CheckpointError, Problem, SpecError
+from changenet.spec import Experiment
+from changenet.training.checkpoint import load_checkpoint
+from ray_jobs.train_worker import LATEST
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Args:
+        checkpoint: The file to go on from; None to start anew.
+        epochs: That lie behind it.
+    """
+
+    checkpoint: str | None = None
+    epochs: int = 0
+
+
+def find_start(experiment: Experiment, folder: str, arguments: Mapping[str, Any]) -> Start:
+    """Return where the run begins: the checkpoint that the spec names, else the folder's latest, else the first epoch.
+
+    Args:
+        experiment: The spec.
+        folder: RESULTS/train.
+        arguments: Of the spec's network.
+
+    Raises:
+        CheckpointError: The checkpoint is not there, holds nothing to go on from, or belongs to another run: every key
+            that differs; or the one that the spec names leaves nothing to train.
+        SpecError: The folder's run has more epochs behind it than the spec asks for.
+    """
+    named, last = experiment.train.resume_training_checkpoint_path, experiment.train.num_epochs
+    path = named or storage.resolve_latest(storage.join(folder, LATEST))
+    if path is None:
+        return Start()
+    checkpoint = load_checkpoint(path, encryption_key=experiment.secret(), describe=SpecDescribes(experiment, path))
+    if checkpoint.training is None:
+        what, fix = "it holds weights only, nothing to go on from", "Give it as train.pretrained_model_path instead."
+        raise CheckpointError(what, where=path, fix=fix)
+    differing = [
+        Problem(f"{key} {difference}", where=path)
+        for key, difference in differences(experiment, arguments, checkpoint.description)
+    ]
+    if differing:
+        fix = (
+            "Use another results_dir to train a new network (train.pretrained_model_path starts it from these weights), or "
+            "the spec that the checkpoint was trained with."
+        )
+        raise CheckpointError([Problem("this run cannot go on from it", where=path, fix=fix), *differing])
+    _compare_rows(experiment, checkpoint.description, path)
+    done = int(checkpoint.training["progress"]["epoch"])
+    if named and done >= last:
+        raise CheckpointError(
+            f"has been trained for {done} epochs and train.num_epochs is {last}: nothing is left to train",
+            where=path,
+            fix="To train its weights on, give it as train.pretrained_model_path; to go on with its run, raise num_epochs.",
+        )
+    if done > last:
+        raise SpecError(
+            f"is {last}, but {path} has been trained for {done} epochs",
+            where="train.num_epochs",
+            fix="Raise it, or use another results_dir.",
+        )
+    if done < last:
+        logger.info("Going on from %s.", path)
+        if experiment.train.pretrained_model_path:
+            logger.info("train.pretrained_model_path is not read: the run has its own weights.")
+    return Start(storage.absolute(path), done)
+
+
+def _compare_rows(experiment: Experiment, stored: ModelDescription, path: str) -> None:
+    """Warn when the training rows are not those that the run began with."""
+    if stored.data_hash and stored.data_hash != factory.training_data_hash(experiment):
+        csv_path = experiment.dataset.classify.train_dataset.csv_path
+        logger.warning("%s holds other rows than %s was trained on; the run goes on with them.", csv_path, path)
