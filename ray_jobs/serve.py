@@ -263,11 +263,23 @@ def _tell(url: str, settings: ServiceSettings, lights: Sequence[str]) -> None:
         f"  example  curl {parts} {url}/v1/models/{name}/inspect",
         "  stop     Ctrl-C",
     ):
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
 
 
 def _is_remote(address: str | None) -> bool:
-    return (address or os.environ.get("RAY_ADDRESS") or "").startswith("ray://")
+    """Say whether the head node, where the service will listen, is another machine than this one."""
+    target = address or os.environ.get("RAY_ADDRESS") or ""
+    if target.startswith("ray://"):
+        return True
+    host = target.rpartition(":")[0]
+    if not host:  # "local", "auto" or nothing
+        return False
+    try:
+        with socket.socket() as probe:
+            probe.bind((host, 0))  # works with addresses of this machine alone
+    except OSError:
+        return True
+    return False
 
 
 def _is_loopback(host: str) -> bool:

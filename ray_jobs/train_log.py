@@ -5,21 +5,21 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from changenet import storage
+from changenet.spec.train import Monitor
 from changenet.training.loop import Batches
 from ray_jobs.status import StatusLog, clock
 
-COLUMNS = (
-    "epoch", "step", "learning_rate", "train_loss", "train_acc", "train_fpr", "val_loss", "val_acc", "val_fpr", "val_far",
-    "val_auroc", "threshold", "seconds", "pairs_per_second",
-)  # fmt: skip
-SCALARS = ("train_acc", "train_fpr", "val_acc", "val_fpr", "val_far", "val_loss", "val_auroc", "train_loss")
+# Whatever can pick the best checkpoint is in every file.
+METRICS: tuple[str, ...] = get_args(Monitor)
+COLUMNS = ("epoch", "step", "learning_rate", *METRICS, "threshold", "seconds", "pairs_per_second")
+SCALARS = ("learning_rate", *METRICS, "threshold")
 
 
 class TrainLog:
@@ -27,12 +27,13 @@ class TrainLog:
 
     Args:
         folder: The action's folder.
+        first_epoch: Points of an earlier run from this epoch on are taken back: it is done again.
         num_epochs: For the estimate of the time left.
         tensorboard: Whether pictures and histograms are written beside the scalars (`train.tensorboard.enabled`).
         every: Epochs between pictures and histograms (`infrequent_logging_frequency`).
     """
 
-    def __init__(self, folder: str, *, num_epochs: int, tensorboard: bool, every: int) -> None:
+    def __init__(self, folder: str, *, first_epoch: int, num_epochs: int, tensorboard: bool, every: int) -> None:
         self._csv = storage.join(folder, "metrics.csv")
         self._status = StatusLog(storage.join(folder, "status.json"))
         self._num_epochs = num_epochs
@@ -41,7 +42,7 @@ class TrainLog:
         if not storage.is_uri(folder):  # TensorBoard's writer appends to a file, which an object store cannot
             from tensorboardX import SummaryWriter
 
-            self._events = SummaryWriter(storage.join(folder, "tensorboard"))
+            self._events = SummaryWriter(storage.join(folder, "tensorboard"), purge_step=first_epoch)
 
     def started(self) -> None:
         """Note that the first epoch begins."""

@@ -115,6 +115,7 @@ class _TrainingRun:
             tensorboard = self.settings.tensorboard
             self.log = TrainLog(
                 folder,
+                first_epoch=self.progress.epoch,
                 num_epochs=self.settings.num_epochs,
                 tensorboard=tensorboard.enabled,
                 every=tensorboard.infrequent_logging_frequency,

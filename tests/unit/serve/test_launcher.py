@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from changenet.errors import SpecError
-from ray_jobs.serve import _is_loopback, free_port, parse_models, run
+from ray_jobs.serve import _is_loopback, _is_remote, free_port, parse_models, run
 
 
 def test_models_are_name_and_bundle():
@@ -66,3 +66,21 @@ def test_models_of_the_spec_and_of_the_options_come_together(tmp_path):
     named = {problem.where for problem in caught.value.problems}
     assert named == {f"{tmp_path}/{name}" for name in ("a", "better", "c")}
     assert not (tmp_path / "results").exists(), "nothing is written for a service that cannot start"
+
+
+@pytest.mark.parametrize(
+    ("address", "remote"),
+    [
+        (None, False),
+        ("local", False),
+        ("127.0.0.1:6379", False),
+        ("ray://head:10001", True),
+        ("192.0.2.7:6379", True),  # an address that is never anybody's
+    ],
+)
+def test_the_head_of_another_machine_is_told_apart_however_it_is_named(address, remote, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert _is_remote(address) is remote
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert _is_remote(None) is remote
