@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import importlib.util
 import os
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -93,6 +95,71 @@ def write_spec(pair_folder: Path, tmp_path: Path) -> Callable[..., str]:
         path = tmp_path / "spec.yaml"
         path.write_text(yaml.safe_dump(spec), encoding="utf-8")
         return str(path)
+
+    return write
+
+
+TAO_SPEC: dict[str, Any] = {
+    "model": {
+        "backbone": {"type": "fan_tiny_8_p4_hybrid"},
+        "decode_head": {"decoder_params": {"embed_dim": 8}},
+        "classify": {"difference_module": "learnable", "learnable_difference_modules": 2, "embed_dec": 6},
+    },
+    "dataset": {"classify": {"image_width": SIDE, "image_height": SIDE, "image_ext": ".png"}},
+}
+
+
+@pytest.fixture
+def tao_spec() -> dict[str, Any]:
+    """The spec of the network that `tao_state` belongs to."""
+    return copy.deepcopy(TAO_SPEC)
+
+
+@pytest.fixture(scope="session")
+def tao_state() -> dict[str, Any]:
+    """The tensors of a TAO checkpoint of a small network: fan_tiny, learnable, two levels of width 8, one light of 32 px."""
+    folder = Path(__file__).parent / "parity"
+    found = importlib.util.spec_from_file_location("changenet_parity_cases", folder / "parity.py")
+    assert found is not None
+    assert found.loader is not None
+    parity = importlib.util.module_from_spec(found)
+    found.loader.exec_module(parity)
+    smaller = {256: 8, 512: 16, 30: 6}
+
+    def shape(name: str, recorded: list[int]) -> list[int]:
+        if name.startswith("backbone."):
+            return recorded
+        if name == "decoder.classifier.0.weight":
+            return [6, 8 * (SIDE // 4) ** 2]
+        if name.endswith(".proj.weight"):
+            return [8, recorded[1]]
+        return [smaller.get(size, size) for size in recorded]
+
+    case = parity.load_cases()["fan_tiny_learnable_modules2"]
+    tensors = [[name, shape(name, recorded), kind] for name, recorded, kind in case["tensors"]]
+    state: dict[str, Any] = parity.weights({"tensors": tensors}, prefix="model.")
+    return state
+
+
+@pytest.fixture
+def write_tao(tao_state: dict[str, Any], tmp_path: Path) -> Callable[..., str]:
+    """Writes a file as TAO's trainer does; keyword arguments lie beside the tensors (None: leave that entry out)."""
+
+    def write(name: str = "model_epoch_009_step_00100.pth", **beside: Any) -> str:
+        import torch
+
+        content = {
+            "epoch": 9,
+            "global_step": 100,
+            "pytorch-lightning_version": "2.4.0",
+            "state_dict": {**tao_state, "criterion.weight": torch.tensor([1.0, 10.0])},
+            "optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1}]}],
+            "callbacks": {"ModelCheckpoint": {"dirpath": PurePosixPath("/results/train")}},
+            "tao_model": "visual_changenet_classify",
+            **beside,
+        }
+        torch.save({key: value for key, value in content.items() if value is not None}, tmp_path / name)
+        return str(tmp_path / name)
 
     return write
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from changenet.data.lights import PictureLayout
 from changenet.description import ModelDescription, Threshold
 from changenet.errors import SpecError
 from changenet.spec import Experiment, load_spec
-from ray_jobs.trained import TrainedNetwork, choose_threshold, contradictions
+from ray_jobs.trained import TrainedNetwork, choose_threshold
 
 STORED = Threshold(0.3, "recall", 0.99, (0.97, 1.0))
 FITTED = Threshold(0.77, "recall", 0.5)
@@ -66,27 +67,6 @@ def test_a_margin_above_one_means_nothing_to_a_probability(tmp_path: Path, caplo
     assert "0.5 is used" in caplog.text
 
 
-def test_only_what_is_written_can_contradict_and_all_of_it_is_told(tmp_path: Path) -> None:
-    grid = PictureLayout(lights=("White", "Solder", "Low", "High"), concat="grid", grid=(2, 2), width=64, height=64)
-    trained = description(layout=grid)
-    assert not list(contradictions(experiment(tmp_path, {}), trained, "a.pth"))
-    written = {
-        "input_map": {"Solder": 0, "White": 1, "Low": 2, "High": 3},
-        "concat_type": "linear",
-        "image_width": 128,
-        "image_height": 64,
-    }
-    spec = {"dataset": {"classify": written}, "model": {"backbone": {"type": "fan_small_12_p4_hybrid"}}}
-    problems = list(contradictions(experiment(tmp_path, spec), trained, "a.pth"))
-    assert {problem.where for problem in problems} == {
-        "dataset.classify.input_map",
-        "dataset.classify.concat_type",
-        "dataset.classify.image_width",
-        "model.backbone.type",
-    }
-    assert "a.pth was trained with ['White', 'Solder', 'Low', 'High']" in str(problems)
-
-
 @pytest.fixture
 def split(tmp_path: Path) -> dict[str, str]:
     random = np.random.default_rng(2)
@@ -108,6 +88,22 @@ def test_pictures_are_prepared_as_the_network_was_trained(
     assert network.threshold() == network.description.threshold
     with pytest.raises(SpecError, match=r"infer_dataset\.csv_path"):
         network.rows("infer")
+
+
+def test_a_tao_checkpoint_is_evaluated_with_its_spec(
+    tmp_path: Path,
+    tao_spec: dict[str, Any],
+    write_tao: Callable[..., str],
+    split: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tao_spec["dataset"]["classify"]["test_dataset"] = split
+    spec = {**tao_spec, "evaluate": {"checkpoint": write_tao("any name")}}
+    network = TrainedNetwork(experiment(tmp_path, spec), "evaluate")
+    assert network.rows("test").read(0)[0].shape == (3, 32, 32)
+    with caplog.at_level(logging.WARNING):
+        assert network.threshold() == Threshold(0.5, "margin")
+    assert "no fitted threshold" in caplog.text
 
 
 def test_a_recall_that_nobody_fitted_needs_a_validation_set(tmp_path: Path, checkpoint_file: str) -> None:
