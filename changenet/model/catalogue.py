@@ -45,7 +45,7 @@ class BackboneFacts:
         strides: Of the four pyramid levels, finest first; None when only the built encoder tells.
         widths: Channels of the four levels, likewise.
         head: The head that is used unless one is asked for, `flatten` or `pool`.
-        parameters: Of the encoder in a learnable network; None when only the built encoder tells.
+        parameters: Of the encoder in a learnable network at 224 x 224; None when only the built encoder tells.
         vector_parameters: Of the encoder that gives a vector.
         licence: Of the public weights, if there are any.
         mean: Of the pixels (0-1) that the weights were made for; None when only timm tells.
@@ -127,7 +127,7 @@ _radio = partial(_vit, module="radio", licence=OPEN_MODEL, mean=CLIP_MEAN, std=C
 _radio_huge = partial(_radio, width=1280, parameters=725_310_616, vector_parameters=651_980_800, licence=NGC_CARD)
 _dinov3 = partial(_vit, module="dinov3", licence=DINOV3)
 
-_FACTS = {
+CATALOGUE = {
     facts.name: facts
     for facts in (
         _fan("fan_tiny_8_p4_hybrid", width=192, parameters=7_273_856),
@@ -157,7 +157,7 @@ _FACTS = {
         _dinov3("vit_7b_dinov3", width=4096, parameters=7_237_292_056, vector_parameters=6_716_030_976),
     )
 }
-TAO_BACKBONES = tuple(_FACTS)
+TAO_BACKBONES = tuple(CATALOGUE)
 
 
 def listing() -> tuple[BackboneFacts, ...]:
@@ -166,7 +166,7 @@ def listing() -> tuple[BackboneFacts, ...]:
     >>> listing()[0].licence
     'NVIDIA, as the model card on NGC says'
     """
-    return (*_FACTS.values(), backbone_facts(f"{TIMM_PREFIX}<name>"))
+    return (*CATALOGUE.values(), backbone_facts(f"{TIMM_PREFIX}<name>"))
 
 
 def backbone_facts(name: str, *, feat_downsample: bool = False) -> BackboneFacts:
@@ -184,9 +184,9 @@ def backbone_facts(name: str, *, feat_downsample: bool = False) -> BackboneFacts
     """
     if name.startswith(TIMM_PREFIX) and len(name) > len(TIMM_PREFIX):
         return BackboneFacts(name, head="pool")
-    if name not in _FACTS:
+    if name not in CATALOGUE:
         raise unknown_backbone(name, TAO_BACKBONES)
-    facts = _FACTS[name]
+    facts = CATALOGUE[name]
     if facts.family == "fan" and feat_downsample:
         assert facts.widths is not None
         widths = (*facts.widths[:3], DOWNSAMPLED_WIDTH)

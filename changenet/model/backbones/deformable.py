@@ -105,6 +105,6 @@ class DeformableAttention(nn.Module):
 
 
 def _full_precision(device_type: str) -> AbstractContextManager[object]:
-    if torch.is_autocast_enabled(device_type):
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return contextlib.nullcontext()

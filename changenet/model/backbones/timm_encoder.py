@@ -73,7 +73,7 @@ def build_timm(name: str, request: Request) -> Backbone:
     if request.feat_downsample:
         logger.warning("feat_downsample has no effect on %s: only FAN has it", name)
     bare = timm_name(name)
-    if timm.is_model_in_modules(bare, FAMILIES):
+    if timm.models.is_model_in_modules(bare, FAMILIES):
         with torch.device("meta"):
             plain = is_plain_vit(timm.create_model(bare, pretrained=False, num_classes=0))
         if plain:

@@ -6,10 +6,55 @@ from typing import Any
 import pytest
 import torch
 
+from changenet.model.backbones import Backbone, Request
+from changenet.model.backbones.adapter import vit_encoder
+from changenet.model.backbones.dinov3 import dinov3
+from changenet.model.backbones.nvdinov2 import nvdinov2
+from changenet.model.backbones.radio import RadioSettings, RadioVit
+from changenet.model.backbones.registry import register
+from changenet.model.catalogue import CATALOGUE, BackboneFacts
 from changenet.model.network import ChangeNet
 
 LITE = "timm/tf_efficientnet_lite0"
 SIZE = (32, 48)
+
+
+TINY_DINO = {"embed_dim": 32, "depth": 4, "num_heads": 2}
+
+
+@register("tiny_radio", "tiny_nvdinov2", "tiny_dinov3")
+def build_tiny(name: str, request: Request) -> Backbone:
+    """Build an encoder as the big ones are, as small as tests want it, with lively residuals."""
+    match name:
+        case "tiny_radio":
+            settings = RadioSettings(width=32, depth=4, heads=2, class_tokens=3, token_multiple=4, mlp_norm=True)
+            backbone = vit_encoder(RadioVit(settings), request)
+        case "tiny_nvdinov2":
+            backbone = nvdinov2(request, mlp_ratio=4, **TINY_DINO)
+        case _:
+            backbone = dinov3("vit_small_patch16_dinov3", request, **TINY_DINO)
+    for part, parameter in backbone.named_parameters():
+        if "gamma" in part or part.endswith(".scale"):
+            torch.nn.init.constant_(parameter, 0.5)
+    return backbone
+
+
+@pytest.fixture
+def tiny_vits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the catalogue know the tiny encoders."""
+    for name, patch in (("tiny_radio", 16), ("tiny_nvdinov2", 14), ("tiny_dinov3", 16)):
+        facts = BackboneFacts(
+            name,
+            "vit",
+            "radio",  # any module: the builder is registered already
+            side_multiple=32,
+            vector_multiple=patch,
+            strides=(4, 8, 16, 32),
+            widths=(32,) * 4,
+            mean=(0.5,) * 3,
+            std=(0.5,) * 3,
+        )
+        monkeypatch.setitem(CATALOGUE, name, facts)
 
 
 @pytest.fixture
