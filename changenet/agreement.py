@@ -98,6 +98,8 @@ def written(experiment: Experiment, key: str) -> Any:
         return None
     value = getattr(section, name)
     match name:
+        case "num_input":
+            return None if value is None else len(experiment.lights)
         case "input_map":  # null is an answer here: one picture without suffix
             return list(experiment.lights)
         case "grid_map":

@@ -172,7 +172,7 @@ def _readers(experiment: Experiment, threads: int) -> int:
 def network_arguments(experiment: Experiment) -> dict[str, Any]:
     """Return the arguments of the spec's `ChangeNet`; None is left to the encoder."""
     model, data = experiment.model, experiment.dataset.classify
-    written = data.augmentation_config
+    mean, std = experiment.statistics
     return {
         "backbone": model.backbone.type,
         "difference_module": model.classify.difference_module,
@@ -188,8 +188,8 @@ def network_arguments(experiment: Experiment) -> dict[str, Any]:
         "feat_downsample": model.backbone.feat_downsample,
         "use_summary_token": model.decode_head.use_summary_token,
         "feature_strides": model.decode_head.feature_strides if experiment.learnable else None,
-        "mean": written.rgb_input_mean,
-        "std": written.rgb_input_std,
+        "mean": mean,
+        "std": std,
         "num_golden": data.num_golden,
         "golden_gradients": model.classify.golden_gradients,
     }

@@ -12,6 +12,7 @@ from changenet.spec import encoders
 from changenet.spec.experiment import Experiment
 
 DATA = "dataset.classify"
+TAO_NUM_INPUT = 8  # TAO's default beside a null input_map; its own spec writes both and means neither
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def _lights(experiment: Experiment) -> Iterator[Finding]:
     data, count = experiment.dataset.classify, len(experiment.lights)
     if data.input_map is not None and not all(name.strip() for name in data.input_map):
         yield Finding((f"{DATA}.input_map",), f"is {dict(data.input_map)}", "Give every light a name.")
-    if data.num_input is not None and data.num_input != count:
+    unset = data.input_map is None and data.num_input == TAO_NUM_INPUT
+    if data.num_input not in (None, count) and not unset:
         lights = f"names {count} light(s)" if data.input_map else "is null, which means one light"
         yield Finding(
             (f"{DATA}.num_input", f"{DATA}.input_map"),

@@ -7,9 +7,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, SecretStr, field_validator
 
 from changenet.description import BINARY_CLASSES, PASS
+from changenet.errors import Problem, SpecError
+from changenet.model.catalogue import IMAGENET_MEAN, IMAGENET_STD
 from changenet.spec import encoders
 from changenet.spec.actions import Evaluate, Export, GenTrtEngine, Inference, Scoring
-from changenet.spec.dataset import Dataset
+from changenet.spec.augmentation import Channels
+from changenet.spec.dataset import Dataset, Split
 from changenet.spec.model import Head, Model
 from changenet.spec.quantize import Mode, Quantize
 from changenet.spec.section import Section
@@ -18,6 +21,7 @@ from changenet.spec.train import Loss, Train
 from changenet.spec.wandb import Wandb
 from changenet.storage import join
 
+OLD_STD = (0.226, 0.226, 0.226)  # what TAO's user interface writes
 LARGER_IS_BETTER = ("acc", "auroc", "precision")
 
 
@@ -80,6 +84,26 @@ class Experiment(Section):
         section = getattr(self, action, None)
         return getattr(section, "results_dir", None) or join(self.results_dir, action)
 
+    def files(self, *splits: str) -> tuple[Split, ...]:
+        """Return the CSV file and the folder of pictures of `train`, `validation`, `test` or `infer` sets.
+
+        Raises:
+            SpecError: They are not given.
+        """
+        data = self.dataset.classify
+        found: dict[str, Split] = {
+            f"dataset.classify.{name}_dataset": getattr(data, f"{name}_dataset") for name in splits
+        }
+        missing = [
+            Problem("not given", f"{key}.{name}", "Name it.")
+            for key, files in found.items()
+            for name in ("csv_path", "images_dir")
+            if not getattr(files, name)
+        ]
+        if missing:
+            raise SpecError(missing)
+        return tuple(found.values())
+
     @property
     def loss(self) -> Loss:
         """The loss: what fits the difference module unless it is written."""
@@ -127,6 +151,19 @@ class Experiment(Section):
         """Height and width of all lights together, in pixels."""
         (width, height), (columns, rows) = self.light_size, self.grid
         return height * rows, width * columns
+
+    @property
+    def statistics(self) -> tuple[Channels | None, Channels | None]:
+        """Mean and deviation of the channels; None where the encoder's own are used.
+
+        ImageNet's are what TAO's specs write without a thought. With a C-RADIO encoder they mean its own (CLIP's), as in
+        TAO 7.3 (reference 3.5).
+        """
+        written = self.dataset.classify.augmentation_config
+        mean, std = written.rgb_input_mean, written.rgb_input_std
+        if "radio" in self.model.backbone.type and _near(mean, IMAGENET_MEAN) and _near(std, IMAGENET_STD, OLD_STD):
+            return None, None
+        return mean, std
 
     @property
     def head(self) -> Head:
@@ -180,3 +217,10 @@ class Experiment(Section):
         """Return the GPUs a node that an action asks for: `num_gpus` or the number of `gpu_ids`, whichever is more."""
         section: Train | Scoring = getattr(self, action)
         return max(section.num_gpus, len(section.gpu_ids))
+
+
+def _near(written: Channels | None, *known: Channels) -> bool:
+    """Say whether a value is unset or, within 1e-4, one of those that are known."""
+    return written is None or any(
+        all(abs(here - there) <= 1e-4 for here, there in zip(written, each, strict=True)) for each in known
+    )
