@@ -52,8 +52,7 @@ class Action(contextlib.AbstractContextManager["Action"]):
         Raises:
             SpecError: Everything that is wrong with the spec.
         """
-        # Only training builds the network that the spec describes; the others take it from a checkpoint, or need none.
-        loaded = load_spec(spec, overrides, builds_network=name == "train")
+        loaded = load_spec(spec, overrides)
         for warning in loaded.warnings:
             logger.warning("%s", warning)
         return cls(name, loaded.experiment)

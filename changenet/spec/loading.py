@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 from changenet.errors import ChangeNetError, Problem, SpecError
 from changenet.spec import overrides, spellings
-from changenet.spec.availability import unavailable, unavailable_task
+from changenet.spec.availability import unavailable_task
 from changenet.spec.cross_checks import check
 from changenet.spec.effects import without_effect
 from changenet.spec.experiment import Experiment
@@ -88,14 +88,12 @@ class Reading:
         self.changed.append((path, message))
 
 
-def load_spec(path: str | FilePath, overrides: Sequence[str] = (), *, builds_network: bool = True) -> LoadedSpec:
+def load_spec(path: str | FilePath, overrides: Sequence[str] = ()) -> LoadedSpec:
     """Read a spec file, lay `key=value` overrides over it, and check all of it.
 
     Args:
         path: The YAML file.
         overrides: `key=value` with values in YAML flow form; later ones win.
-        builds_network: Whether the caller will build the network that the spec describes. Without, a network that is
-            not available in this version is no problem (`check` looks at data only).
 
     Raises:
         SpecError: Anything is wrong: every problem, each with file, key path, value and what is allowed.
@@ -103,7 +101,7 @@ def load_spec(path: str | FilePath, overrides: Sequence[str] = (), *, builds_net
     reading = Reading(str(path))
     tree = read_tree(reading)
     apply_overrides(reading, tree, overrides)
-    experiment = build(reading, tree, builds_network=builds_network)
+    experiment = build(reading, tree)
     notices = [(parse_path(notice.path), notice.message) for notice in without_effect(experiment)]
     lines = (f"{reading.where(key)}: {message}" for key, message in [*reading.changed, *notices])
     return LoadedSpec(experiment, tuple(lines), reading.file)
@@ -164,7 +162,7 @@ def apply_overrides(reading: Reading, tree: Tree, given: Iterable[str]) -> None:
             reading.change(path, f"is an old spelling; write {show_path(modern)}")
 
 
-def build(reading: Reading, tree: Tree, *, builds_network: bool) -> Experiment:
+def build(reading: Reading, tree: Tree) -> Experiment:
     """Resolve and validate a tree (in place), and check what must fit together.
 
     Raises:
@@ -178,9 +176,7 @@ def build(reading: Reading, tree: Tree, *, builds_network: bool) -> Experiment:
     resolve(tree, plain(Experiment()), reading.problem)
     spellings.modernize_values(tree, reading.change)
     experiment = validate(tree, reading.problem)
-    findings = list(unavailable_task(experiment))
-    if not findings:
-        findings = [*check(experiment), *(unavailable(experiment) if builds_network else ())]
+    findings = list(unavailable_task(experiment)) or list(check(experiment))
     for found in findings:
         if not any(_touches(parse_path(key), bad) for key in found.keys for bad in reading.bad):
             reading.problems.append(Problem(found.what, reading.where(parse_path(found.keys[0])), found.fix))

@@ -48,7 +48,7 @@ def modern_form(file: str) -> str:
     reading = Reading(file)
     tree = read_tree(reading)
     checked = read_tree(Reading(file))
-    experiment = build(Reading(file), checked, builds_network=False)
+    experiment = build(Reading(file), checked)
     for path, value in list(leaves(tree)):
         if isinstance(value, str):
             put(tree, path, modern_interpolation(value))

@@ -107,9 +107,9 @@ def test_sides_of_vit_pictures(load, problems, encoder: str, module: str, side: 
     overrides = [f"model.backbone.type={encoder}", f"model.classify.difference_module={module}"]
     overrides += [f"dataset.classify.image_{axis}={side}" for axis in ("width", "height")]
     if right:
-        load("", *overrides, builds_network=False)
+        load("", *overrides)
     else:
-        assert len(problems("", *overrides, builds_network=False)) == 2
+        assert len(problems("", *overrides)) == 2
 
 
 def test_several_goldens_name_the_sides_that_can_be_cut(problems) -> None:
@@ -123,9 +123,7 @@ def test_several_goldens_name_the_sides_that_can_be_cut(problems) -> None:
 
 
 def test_vit_pictures_are_square(problems) -> None:
-    (line,) = problems(
-        "", "model.backbone.type=vit_base_dinov3", "dataset.classify.image_width=256", builds_network=False
-    )
+    (line,) = problems("", "model.backbone.type=vit_base_dinov3", "dataset.classify.image_width=256")
     assert "needs a square" in line
 
 

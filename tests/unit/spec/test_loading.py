@@ -141,13 +141,6 @@ def test_segmentation_is_one_clear_error(problems) -> None:
     assert "task: is 'segment': segmentation is not available in this version" in line
 
 
-def test_networks_of_later_versions_are_known_but_not_available(problems, load) -> None:
-    spec = "model: {backbone: {type: c_radio_v2_vit_base_patch16_224}}\ndataset: {classify: {num_golden: 4}}"
-    (line,) = problems(spec)
-    assert "model.backbone.type" in line
-    assert load(spec, builds_network=False).experiment.dataset.classify.num_golden == 4
-
-
 SECRET = "s3cr3t-passphrase"
 
 
