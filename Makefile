@@ -23,6 +23,9 @@ env: $(STAMP)  ## Make .venv/ with everything in it
 $(STAMP): pyproject.toml constraints.txt
 	@echo "== Installing into $(VENV) ($(EXTRAS))"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# The runtimes for CPU and GPU share one folder and overwrite each other: only one may be there.
+	@if ls $(VENV)/.installed-* >/dev/null 2>&1; then \
+		$(BIN)/uv pip uninstall --quiet --python $(BIN)/python onnxruntime onnxruntime-gpu; rm -f $(VENV)/.installed-*; fi
 	$(BIN)/python -m pip install --quiet --upgrade pip uv
 	UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[$(EXTRAS)]' -c constraints.txt
 	@touch $@
@@ -51,8 +54,8 @@ test-slow: env  ## The tests marked slow
 	@echo "== Slow tests"
 	$(BIN)/python -m pytest -m slow
 
-bench: env  ## Print the figures that the docs quote
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: env  ## Print the quick figures that the docs quote (real boards: benchmarks/real_boards.py)
+	@for script in loading synthetic; do echo "== $$script"; $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean:  ## Remove the environment and caches (never your results)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

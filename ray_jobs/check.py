@@ -36,7 +36,7 @@ def run(spec: str, overrides: Sequence[str] = (), *, json_output: bool = False) 
     with Action.load("check", spec, overrides) as action:
         report = _scan(action.experiment)
         if json_output:
-            out.print(json.dumps(report.to_dict(), indent=2), soft_wrap=True, markup=False, highlight=False)
+            out.print(json.dumps(report.to_dict(), indent=2), soft_wrap=True)
         else:
             _print(report)
         report.raise_errors()
@@ -46,11 +46,10 @@ def run(spec: str, overrides: Sequence[str] = (), *, json_output: bool = False) 
 def splits_of(experiment: Experiment) -> list[Split]:
     """Return the splits that have a CSV file."""
     data = experiment.dataset.classify
-    named = [(name, getattr(data, f"{name}_dataset")) for name in SPLITS]
+    named = [name for name in SPLITS if getattr(data, f"{name}_dataset").csv_path]
     return [
         Split(name=name, csv_path=files.csv_path, images_dir=files.images_dir, labelled=name != "infer")
-        for name, files in named
-        if files.csv_path
+        for name, files in zip(named, experiment.files(*named), strict=True)
     ]
 
 
@@ -74,7 +73,7 @@ def _scan(experiment: Experiment) -> ScanReport:
 def _print(report: ScanReport) -> None:
     rows = ", ".join(f"{name} {count}" for name, count in report.rows.items())
     if not report.findings.counts:
-        out.print(f"No errors, no warnings. Rows: {rows}.", highlight=False)
+        out.print(f"No errors, no warnings. Rows: {rows}.")
         return
     cells = [
         ("error" if kind.is_error else "warning", kind.words, count, _first(report.findings, kind))

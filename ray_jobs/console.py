@@ -6,12 +6,14 @@ import logging
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-err = Console(stderr=True)
-out = Console()
+# Paths, labels and line numbers are shown as they are: [x] is no style and :100: no picture.
+err = Console(stderr=True, markup=False, emoji=False, highlight=False)
+out = Console(markup=False, emoji=False, highlight=False)
 
 
 def progress() -> Progress:
@@ -20,7 +22,7 @@ def progress() -> Progress:
     Example: `with progress() as bar: task = bar.add_task("Checking", total=n); bar.advance(task)`.
     """
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -41,7 +43,13 @@ def result_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obj
 
 def set_up_logging(level: int = logging.INFO) -> None:
     """Show our own log records on stderr; other packages only from warning on."""
-    handler = RichHandler(console=err, show_path=False, show_time=False, markup=False)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
+    if err.is_terminal:
+        handler: logging.Handler = RichHandler(
+            console=err, show_path=False, show_time=False, highlighter=NullHighlighter()
+        )
+        form = "%(message)s"
+    else:  # a log or a script reads whole lines
+        handler, form = logging.StreamHandler(), "%(levelname)s %(message)s"
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format=form, force=True)
     for package in ("changenet", "ray_jobs", "serve"):
         logging.getLogger(package).setLevel(level)

@@ -37,4 +37,4 @@ def _print_counts(predictions: Any, threshold: float, path: str) -> None:
     names, counts = np.unique(predictions.astype(str), return_counts=True)
     rows = [(name, f"{count:,}") for name, count in zip(names, counts, strict=True)]
     out.print(result_table(f"Inference at threshold {threshold:.6g}", ("prediction", "rows"), rows))
-    out.print(f"Scores: {path}", soft_wrap=True, highlight=False, markup=False)
+    out.print(f"Scores: {path}", soft_wrap=True)

@@ -6,7 +6,8 @@ import sys
 
 from changenet import storage
 from changenet.errors import SpecError
-from changenet.spec.rendering import modern_form, template
+from changenet.spec.modern import modern_form
+from changenet.spec.rendering import template
 
 
 def run(*, out: str | None = None, source: str | None = None) -> int:

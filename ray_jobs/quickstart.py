@@ -29,7 +29,7 @@ def run(folder: str, *, seed: int = 0) -> int:
         DataError: The folder holds something else.
         ChangeNetError: A step failed, or the service's scores are not those of `inference.csv`.
     """
-    from ray_jobs import check, evaluate, export, inference, sample, train
+    from ray_jobs import check, cluster, evaluate, export, inference, sample, train
 
     home = _fresh(Path(folder))
     spec, results = str(home / "data" / "spec.yaml"), home / "results"
@@ -52,6 +52,7 @@ def run(folder: str, *, seed: int = 0) -> int:
     rows = []
     began = time.perf_counter()
     try:
+        cluster.connect("local")  # whatever RAY_ADDRESS says: this Ray is stopped at the end
         for name, work, result in steps:
             err.rule(name)
             started = time.perf_counter()
@@ -74,10 +75,8 @@ def run(folder: str, *, seed: int = 0) -> int:
         ("decisions", results / "inference" / "inference.csv"),
         ("bundle", results / "export" / "bundle"),
     ):
-        out.print(f"{what:18}{path}", soft_wrap=True, highlight=False)
-    out.print(
-        f"Serve it:         changenet serve --model boards={results}/export/bundle", soft_wrap=True, highlight=False
-    )
+        out.print(f"{what:18}{path}", soft_wrap=True)
+    out.print(f"Serve it:         changenet serve --model boards={results}/export/bundle", soft_wrap=True)
     return 0
 
 

@@ -30,6 +30,6 @@ def run(folder: str, *, pairs: int = 1000, lights: int = 1, goldens: int = 1, si
         if any(label in counts for counts in summary.counts.values())
     ]
     out.print(result_table(f"{summary.pictures} pictures", ["label", *summary.counts], rows))
-    out.print(f"Written to {summary.folder}", soft_wrap=True, highlight=False)
-    out.print(f"Next: changenet check -e {summary.folder}/spec.yaml", soft_wrap=True, highlight=False)
+    out.print(f"Written to {summary.folder}", soft_wrap=True)
+    out.print(f"Next: changenet check -e {summary.folder}/spec.yaml", soft_wrap=True)
     return 0

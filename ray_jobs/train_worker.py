@@ -29,6 +29,7 @@ from changenet.model.network import ChangeNet
 from changenet.spec import Experiment
 from changenet.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from changenet.training.loop import Batches, EpochResult, predict, train_epoch
+from changenet.training.memory import keep_freed_memory
 from changenet.training.state import Progress
 from ray_jobs.follow import log_to
 from ray_jobs.train_log import TrainLog
@@ -66,6 +67,8 @@ class _TrainingRun:
         if self.rank == 0:
             log_to(board)
         self.device = ray.train.torch.get_device()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         torch.set_num_threads(threads)
         factory.seed_process(experiment, rank=self.rank)
 

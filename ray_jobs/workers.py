@@ -48,12 +48,16 @@ def plan_workers(section: RayWorkers, *, asked_gpus: int) -> Workers:
     use_gpu = gpus > 0 and section.use_gpu is not False
     if not gpus and (section.use_gpu or asked_gpus > 1):
         logger.warning("The spec asks for GPUs and there are none: the CPU is used.")
+    if use_gpu and not section.num_workers and asked_gpus > gpus:
+        logger.warning("The spec asks for %d GPUs and there are %g: those are used.", asked_gpus, gpus)
     wanted = section.num_workers or (min(asked_gpus, int(gpus)) if use_gpu else 1)
     fewest, most = wanted if isinstance(wanted, tuple) else (wanted, wanted)
     resources = dict(section.resources_per_worker or {})
     share = resources.pop("CPU", None) or cpus / most
     share = int(share) if share > 1 else math.floor(1e4 * share) / 1e4  # Ray counts in these steps
-    resources.pop("GPU", None)
+    gpus_each = resources.pop("GPU", None)
+    if gpus_each is not None and gpus_each != use_gpu:
+        logger.warning("resources_per_worker.GPU is %g, but a worker gets %d: use_gpu decides.", gpus_each, use_gpu)
     for kind, needed, there in (("CPUs", fewest * share, cpus), ("GPUs", fewest * use_gpu, gpus)):
         if needed > there + 1e-6:
             logger.warning(

@@ -17,7 +17,7 @@ from PIL import Image
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # else Ray writes a token into the home folder
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["GOMP_SPINCOUNT"] = "20000"
 
 SIDE = 32
 LABELS = ("PASS", "PASS", "missing", "PASS", "PASS", "bridge")

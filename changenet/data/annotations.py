@@ -30,6 +30,7 @@ REQUIRED = ("input_path", "golden_path", "object_name")
 LABEL = "label"
 _SEPARATORS = (";", "\t", "|")
 _PIECE = 1 << 16  # rows
+_UNNAMED = ("several columns have no name", "Remove the commas at the end of every line, or name the columns.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +178,8 @@ def _check_header(header: list[str], path: str, findings: Findings, *, require_l
             fix = f"Is it {next(o for o in header if o.strip().lower() == near[0])!r}?"
         findings.add(Kind.MISSING_COLUMN, f"no column {name!r}", where=where, fix=fix)
     for name in sorted({name for name in header if header.count(name) > 1}):
-        findings.add(Kind.REPEATED_COLUMN, f"column {name!r} is there twice", where=where, fix="Keep one.")
+        what, fix = (f"column {name!r} is there twice", "Keep one.") if name else _UNNAMED
+        findings.add(Kind.REPEATED_COLUMN, what, where=where, fix=fix)
     return not findings.has_errors
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +25,8 @@ from changenet.data.kinds import Kind, PictureError
 
 MAX_PIXELS = 64_000_000
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
+# Pillow's own limit warns far below ours, which is checked from the header before anything is decoded.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _AT_ONCE = 1 << 20  # bytes
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 _TRUNCATION = ("truncated", "end of file", "eof", "not enough image data", "broken data stream", "cannot read")

@@ -9,6 +9,7 @@ import hashlib
 import signal
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -163,9 +164,11 @@ class RowChecker:
         found = []
         sizes = sorted({fact.size for fact in known})
         if len(sizes) > 1:
-            what = "test and golden differ in size: " + ", ".join(f"{width} x {height}" for width, height in sizes)
+            what = "the pictures of this pair differ in size: " + ", ".join(
+                f"{width} x {height}" for width, height in sizes
+            )
             found.append(RowFinding(row, Kind.UNEQUAL_SIZES, what, "", "Every picture is resized by itself."))
-        expected = _EXTENSIONS.get(self._rules.image_ext.lower())
+        expected = _EXTENSIONS.get(Path(f"x{self._rules.image_ext}").suffix.lower())
         for wrong in sorted({fact.format for fact in known if expected and fact.format != expected}):
             what = f"a file named {self._rules.image_ext} holds {wrong}"
             found.append(RowFinding(row, Kind.EXTENSION, what, "", "It is read all the same."))

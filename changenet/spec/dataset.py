@@ -49,7 +49,10 @@ class ClassifyDataset(Section):
     infer_dataset: Split = Split()
     image_ext: str = Field(default=".jpg", description="Appended to every picture path, with its dot.")
     batch_size: Positive = Field(default=32, description="Pairs a batch over all workers together (TAO: a GPU).")
-    workers: Count = Field(default=8, description="Processes that read pictures; 0 = the training process itself.")
+    workers: Count = Field(
+        default=8,
+        description="Processes that read pictures for training, at most one a CPU; 0 = the training process itself.",
+    )
     fpratio_sampling: Annotated[Number, Field(gt=0)] = Field(
         default=0.1, description="Defects a good pair in the training draw: r gives a share of r / (1 + r)."
     )

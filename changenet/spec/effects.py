@@ -203,7 +203,8 @@ class Notice:
     Args:
         path: The key or section.
         message: What happens instead.
-        remedy: What the spec would say without the notice: values by key, None = leave it out.
+        remedy: What the spec would say without the notice: values by key, None = leave it out; empty where the value is
+            worth keeping, because a later version will use it.
     """
 
     path: str
@@ -225,7 +226,7 @@ def without_effect(experiment: Experiment) -> Iterator[Notice]:
         else:
             listed = ", ".join(f"{path.removeprefix(entry.path)[1:]} {value!r}" for path, value in changed.items())
             message = f"no effect ({listed}): {entry.reason}"
-        yield Notice(entry.path, message, dict.fromkeys(changed))
+        yield Notice(entry.path, message, {} if entry.reason == YET else dict.fromkeys(changed))
     yield from _read_differently(experiment)
 
 
@@ -234,7 +235,8 @@ def _changed(values: dict[str, Any], entry: WithoutEffect) -> dict[str, Any]:
     changed = {}
     for path, default in entry.defaults().items():
         value = get(values, parse_path(path))
-        if value not in (None, "", [], {}, default, *entry.quiet):
+        known = (None, "", [], {}, default, *entry.quiet)
+        if not any(type(value) is type(each) and value == each for each in known):  # 1 is not true
             changed[path] = value
     return changed
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from changenet.model.catalogue import TIMM_PREFIX, backbone_facts, listing
+from changenet.model.catalogue import CATALOGUE, TIMM_PREFIX, backbone_facts
 
 Family = Literal["fan", "vit", "timm", "unknown"]
 
-_FAMILIES: dict[str, Family] = {
-    facts.name: "fan" if facts.family == "fan" else "vit" for facts in listing() if facts.family != "timm"
-}
-FAN_NAMES = tuple(name for name, kind in _FAMILIES.items() if kind == "fan")
-VIT_NAMES = tuple(name for name, kind in _FAMILIES.items() if kind == "vit")
+FAN_NAMES = tuple(name for name, facts in CATALOGUE.items() if facts.family == "fan")
+VIT_NAMES = tuple(name for name, facts in CATALOGUE.items() if facts.family == "vit")
 
 
 def family(name: str) -> Family:
@@ -21,8 +18,8 @@ def family(name: str) -> Family:
     >>> family("timm/tf_efficientnet_lite0")
     'timm'
     """
-    if name in _FAMILIES:
-        return _FAMILIES[name]
+    if name in CATALOGUE:
+        return CATALOGUE[name].family
     return "timm" if name.startswith(TIMM_PREFIX) and len(name) > len(TIMM_PREFIX) else "unknown"
 
 

@@ -41,17 +41,6 @@ class LoadedSpec:
     warnings: tuple[str, ...]
     path: str
 
-    def require(self, *keys: str) -> None:
-        """Make sure that keys which only some actions need are written.
-
-        Raises:
-            SpecError: Some are not, all of them at once.
-        """
-        tree = self.experiment.model_dump()
-        missing = [key for key in keys if get(tree, parse_path(key)) in (None, "")]
-        if missing:
-            raise SpecError([Problem("is not set", f"{self.path}: {key}", f"Add {key}.") for key in missing])
-
 
 @dataclass
 class Reading:

@@ -1,4 +1,4 @@
-"""The spec as text: the commented template, an old spec in modern form, and the table of keys for the docs."""
+"""The spec as text: the commented template, the lines of a tree, and the table of keys for the docs."""
 
 from __future__ import annotations
 
@@ -12,71 +12,34 @@ import yaml
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from changenet.spec.effects import TABLE, WithoutEffect, without_effect
+from changenet.spec.effects import TABLE, WithoutEffect
 from changenet.spec.keys import Key, all_keys, field_at, is_list, plain, section_at
-from changenet.spec.loading import SECRET, Reading, build, read_tree
 from changenet.spec.overrides import parse_value
-from changenet.spec.spellings import modern_interpolation, modern_path, modernize_values
-from changenet.spec.tree import Path, Tree, leaves, parse_path, put, remove, show_path
+from changenet.spec.tree import Path, Tree, parse_path, put, show_path
 from changenet.storage import write_text
 
+# What training leaves, for those who come after it.
+STARTING_VALUES = {
+    f"{action}.checkpoint": "${results_dir}/train/model_best.pth" for action in ("evaluate", "inference", "export")
+}
 TABLE_BEGIN, TABLE_END = "<!-- keys: begin -->", "<!-- keys: end -->"
 
 
 def template() -> str:
-    """Return a spec of all keys at their defaults, each with its meaning and what it allows."""
+    """Return a spec of all keys at their defaults, each with its meaning and what it allows.
+
+    Only `STARTING_VALUES` are no defaults: with them a new spec goes from training to evaluation and export as it is.
+    """
     tree: Tree = {}
     for path, key in all_keys().items():
         name, is_list, _ = path.partition("[]")
-        put(tree, parse_path(name), [] if is_list else key.default)
+        put(tree, parse_path(name), [] if is_list else STARTING_VALUES.get(path, key.default))
     head = [
-        "# Experiment spec of changenet: every key at its default. Keys that are left out keep their default, so a spec",
-        "# needs only what differs. ${a.b} is the value of another key, ${oc.env:NAME} an environment variable,",
+        "# Experiment spec of changenet: every key at its default; only the checkpoints name what training leaves. A spec",
+        "# needs only what differs from this. ${a.b} is the value of another key, ${oc.env:NAME} an environment variable,",
         "# ${eval:'2 * ${a.b}'} arithmetic. null = unset: the comment says what follows.",
     ]
-    return "\n".join([*head, *_lines(tree, _describe)]) + "\n"
-
-
-def modern_form(file: str) -> str:
-    """Return an old spec in modern form, with a comment for every change; it loads without warnings.
-
-    Interpolation stays as it is written. The old file's own comments are not carried over.
-
-    Raises:
-        SpecError: The old spec is wrong.
-    """
-    reading = Reading(file)
-    tree = read_tree(reading)
-    checked = read_tree(Reading(file))
-    experiment = build(Reading(file), checked)
-    for path, value in list(leaves(tree)):
-        if isinstance(value, str):
-            put(tree, path, modern_interpolation(value))
-    modernize_values(tree, reading.change)
-    comments: dict[Path, list[str]] = {}
-    for path, message in reading.changed:
-        new = modern_path(path)
-        comments.setdefault(new, []).append(message if new == path else f"was {show_path(path)}")
-    removed = []
-    if isinstance(key := tree.get(SECRET), str) and "${" not in key:
-        del tree[SECRET]
-        removed.append(f"Left out: {SECRET}: it stood here in clear text. Write {SECRET}: ${{oc.env:NAME}}.")
-    for notice in without_effect(experiment):
-        gone = [key for key, value in notice.remedy.items() if value is None]
-        if gone:
-            removed.append(f"Left out: {', '.join(gone)}. {notice.path}: {notice.message}")
-        for key, value in notice.remedy.items():
-            path = parse_path(key)
-            if value is None:
-                remove(tree, path)
-            else:
-                put(tree, path, value)
-                comments.setdefault(path, []).append(notice.message)
-    head = [
-        f"# {file} in modern form. Every change has a comment; keys that had no effect are named here.",
-        *(f"# {line}" for line in removed),
-    ]
-    return "\n".join([*head, *_lines(_without_empty(tree), lambda path: comments.get(path, []), above=True)]) + "\n"
+    return "\n".join([*head, *lines(tree, _describe)]) + "\n"
 
 
 def key_table() -> str:
@@ -143,7 +106,7 @@ def _describe(path: Path) -> list[str]:
     return [f"{field.description} ({key.allowed})"]
 
 
-def _lines(tree: Mapping[str, Any], comments: Any, path: Path = (), *, above: bool = False) -> Iterator[str]:
+def lines(tree: Mapping[str, Any], comments: Any, path: Path = (), *, above: bool = False) -> Iterator[str]:
     """Yield the lines of a tree: sections in block form, values in flow form, comments beside or above them."""
     indent = "  " * len(path)
     for name, value in tree.items():
@@ -153,17 +116,10 @@ def _lines(tree: Mapping[str, Any], comments: Any, path: Path = (), *, above: bo
             yield from (f"{indent}# {note}" for note in notes)
         if isinstance(value, dict) and section_at(here) is not None:
             yield f"{indent}{flow(name)}:"
-            yield from _lines(value, comments, here, above=above)
+            yield from lines(value, comments, here, above=above)
         else:
             beside = f"  # {' '.join(notes)}" if notes and not above else ""
             yield f"{indent}{flow(name)}: {flow(plain(value))}{beside}"
-
-
-def _without_empty(tree: Any) -> Any:
-    """Drop the sections that removals left empty."""
-    if not isinstance(tree, dict):
-        return tree
-    return {name: kept for name, value in tree.items() if (kept := _without_empty(value)) != {}}
 
 
 if __name__ == "__main__":

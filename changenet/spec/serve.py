@@ -28,4 +28,6 @@ class Serve(Section):
     port: Annotated[Integer, Field(ge=1, le=65535)] = Field(default=8000, description="Port to listen on.")
     models: tuple[ServedModel, ...] = Field(default=(), description="What is served; the names must differ.")
     max_request_mb: Positive = Field(default=32, description="Largest request, in MiB.")
-    max_picture_megapixels: Positive = Field(default=64, description="Largest picture, in megapixels.")
+    max_picture_megapixels: Annotated[Positive, Field(le=178)] = Field(  # Pillow refuses more
+        default=64, description="Largest picture, in megapixels."
+    )

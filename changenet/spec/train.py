@@ -54,7 +54,9 @@ class SegmentTrain(Section):
 class Tensorboard(Section):
     """`train.tensorboard`."""
 
-    enabled: bool = Field(default=True, description="Write TensorBoard events.")
+    enabled: bool = Field(
+        default=True, description="Write pictures and histograms for TensorBoard; scalars are always written."
+    )
     infrequent_logging_frequency: Positive = Field(default=1, description="Epochs between pictures and histograms.")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from changenet.spec.section import Positive, Resources, Section
+from changenet.spec.section import Integer, Positive, Resources, Section
 
 
 class RayWorkers(Section):
@@ -24,6 +24,6 @@ class RayWorkers(Section):
         default=None,
         description="Folder or URI that all nodes reach, for Ray's own snapshots of training. Unset: the train folder.",
     )
-    max_failures: Annotated[int, Field(ge=-1)] = Field(
+    max_failures: Annotated[Integer, Field(ge=-1)] = Field(
         default=0, description="Restarts of the training workers after a failure; -1 = without limit."
     )

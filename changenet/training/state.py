@@ -17,21 +17,25 @@ class Progress:
         epoch: Zero-based epoch to run next (or to go on with).
         batch: Batches of that epoch that are done.
         step: Optimiser steps done in all.
-        best: Best value of the monitored metric so far.
+        monitor: Name of the monitored metric.
+        best: Best value of it so far.
         stale: Validations since then (early stopping).
     """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    monitor: str = ""
     best: float | None = None
     stale: int = 0
 
-    def improves(self, value: float | None, *, mode: str, min_delta: float = 0.0) -> bool:
-        """Note the monitored value; say whether it is the best so far (`mode`: `min` or `max`).
+    def improves(self, value: float | None, *, name: str, mode: str, min_delta: float = 0.0) -> bool:
+        """Note the value of the monitored metric; say whether it is the best so far (`mode`: `min` or `max`).
 
-        None, where the metric was not measured or is undefined, changes nothing.
+        None, where the metric was not measured or is undefined, changes nothing. Another metric than before starts anew.
         """
+        if name != self.monitor:
+            self.monitor, self.best, self.stale = name, None, 0
         if value is None or math.isnan(value):
             return False
         sign = 1.0 if mode == "min" else -1.0

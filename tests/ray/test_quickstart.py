@@ -10,14 +10,19 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_whole_road_decides_well_and_a_used_folder_is_safe(tmp_path: Path) -> None:
+def test_the_whole_road_decides_well_again_and_again_and_a_used_folder_is_safe(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ray_jobs", "quickstart", "--out"]
-    answer = subprocess.run([*command, str(tmp_path / "demo")], capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
+    results = tmp_path / "demo" / "results"
+    decisions = []
+    for _ in range(2):
+        answer = subprocess.run([*command, str(tmp_path / "demo")], capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, answer.stderr
+        decisions.append((results / "inference" / "inference.csv").read_bytes())
+    assert decisions[0] == decisions[1], "the same seed gives the same result"
     for step in ("sample", "check", "train", "evaluate", "inference", "export", "serve"):
         assert step in answer.stdout
     assert "HTTP answers" in answer.stdout
-    figures = json.loads((tmp_path / "demo" / "results" / "evaluate" / "metrics.json").read_text())
+    figures = json.loads((results / "evaluate" / "metrics.json").read_text())
     assert figures["auroc"] >= 0.99
 
     mine = tmp_path / "mine"

@@ -4,18 +4,23 @@ import csv
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 import yaml
+from tensorboardX.proto import event_pb2
 
 from changenet.errors import CheckpointError, DataError
 from changenet.inspection import Inspector
+from changenet.spec import Experiment
+from changenet.spec.train import Monitor
 from changenet.training.checkpoint import load_checkpoint
 from ray_jobs import cluster, train
 
@@ -37,6 +42,19 @@ def _rows(results: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def _tensorboard_tags(folder: Path) -> set[str]:
+    """Read event files back: records of length (8 bytes), its checksum (4), an event, its checksum (4)."""
+    tags = set()
+    for file in folder.iterdir():
+        content, place = file.read_bytes(), 0
+        while place < len(content):
+            (length,) = struct.unpack_from("<Q", content, place)
+            event = event_pb2.Event.FromString(content[place + 12 : place + 12 + length])
+            tags |= {value.tag for value in event.summary.value}
+            place += 16 + length
+    return tags
+
+
 def test_a_run_writes_what_it_promises(write_spec: Spec, tmp_path: Path, pair_folder: Path) -> None:
     spec = write_spec(encryption_key=None, model__classify__eval_margin=0.4)
     assert train.run(spec) == 0
@@ -49,7 +67,12 @@ def test_a_run_writes_what_it_promises(write_spec: Spec, tmp_path: Path, pair_fo
     ]
     assert (folder / "changenet_model_classify_latest.pth").resolve().name == "model_epoch_001_step_00006.pth"
     assert [row["epoch"] for row in _rows(tmp_path / "results")] == ["0", "1"]
-    assert list((folder / "tensorboard").iterdir())
+    rows = _rows(tmp_path / "results")
+    assert float(rows[0]["learning_rate"]) == Experiment().train.optim.lr, "the rate that the epoch began with"
+    assert set(get_args(Monitor)) <= set(rows[0])
+    tags = _tensorboard_tags(folder / "tensorboard")
+    assert {"train_loss", "val_auroc", "val_average_precision", "image/compare_sample", "image/golden_sample"} <= tags
+    assert any(tag.startswith("histogram/") for tag in tags)
     assert yaml.safe_load((folder / "experiment.yaml").read_text())["train"]["num_epochs"] == 2
     events = [json.loads(line) for line in (folder / "status.json").read_text().splitlines()]
     messages = [event["message"] for event in events]

@@ -58,6 +58,22 @@ def test_errors_are_a_table_on_stdout_and_a_data_error(spec, capsys):
     assert "missing picture" in table and "train 6, validation 6" in table
 
 
+@pytest.mark.parametrize("label", ["[/x]", "[red]", ":100:"])
+def test_labels_are_shown_as_they_are(spec, capsys, label):
+    with (spec.parent / "val.csv").open("a") as file:
+        file.write(f"test,golden,{label},007\n")
+    assert check.run(str(spec)) == 0, "a label that training does not have is a warning"
+    assert label in capsys.readouterr().out
+
+
+def test_every_split_without_a_folder_of_pictures_is_named(spec):
+    with pytest.raises(SpecError) as caught:
+        check.run(str(spec), [f"dataset.classify.{name}_dataset.images_dir=''" for name in ("train", "validation")])
+    assert [problem.where for problem in caught.value.problems] == [
+        f"dataset.classify.{name}_dataset.images_dir" for name in ("train", "validation")
+    ]
+
+
 def test_warnings_alone_end_with_zero(spec):
     text = (spec.parent / "train.csv").read_text()
     (spec.parent / "train.csv").write_text(text + text.splitlines()[1] + "\n")

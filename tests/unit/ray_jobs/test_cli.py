@@ -49,6 +49,15 @@ def test_all_problems_are_reported_a_line_each(write_spec: Callable[..., str]) -
     assert all(line.startswith("error: ") for line in answer.stderr.strip().splitlines())
 
 
+def test_line_numbers_are_no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise DataError("[x] is empty", where="train.csv:100")
+
+    monkeypatch.setattr(check, "run", broken)
+    answer = runner.invoke(app, ["check", "-e", "spec.yaml"])
+    assert answer.stderr.strip() == "error: train.csv:100: [x] is empty"
+
+
 def test_overrides_reach_the_verb(write_spec: Callable[..., str]) -> None:
     answer = runner.invoke(app, ["check", "-e", write_spec(), "dataset.classify.image_ext=.bmp"])
     assert answer.exit_code == 2

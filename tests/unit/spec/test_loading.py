@@ -180,14 +180,6 @@ def test_numbers_as_passphrase_must_be_quoted(problems, load) -> None:
     assert load("encryption_key: '0123'").experiment.secret() == "0123"
 
 
-def test_require_names_every_missing_key(load) -> None:
-    loaded = load("evaluate: {checkpoint: a.pth}")
-    loaded.require("evaluate.checkpoint")
-    with pytest.raises(SpecError) as caught:
-        loaded.require("export.checkpoint", "dataset.classify.test_dataset.csv_path")
-    assert [problem.what for problem in caught.value.problems] == ["is not set", "is not set"]
-
-
 def test_the_written_experiment_is_itself_a_spec(load) -> None:
     first = load(TAO_SPEC, "encryption_key=abc", "train.ray.num_workers=2").experiment
     again = load(yaml.safe_dump(first.public(), sort_keys=False))

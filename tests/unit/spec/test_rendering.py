@@ -21,7 +21,8 @@ def test_the_template_is_the_defaults_and_loads_without_warnings(tmp_path: Path)
     file.write_text(template(), encoding="utf-8")
     loaded = load_spec(file)
     assert loaded.warnings == ()
-    assert loaded.experiment == Experiment()
+    best = {"checkpoint": "./results/train/model_best.pth"}
+    assert loaded.experiment == Experiment.model_validate({"evaluate": best, "inference": best, "export": best})
 
 
 def test_the_template_comments_every_key() -> None:

@@ -132,7 +132,9 @@ def test_a_rank_without_batches_predicts_nothing() -> None:
 
 def test_progress_knows_the_best_and_counts_the_rest() -> None:
     progress = Progress()
-    improved = [progress.improves(value, mode="min", min_delta=0.1) for value in (1.0, 0.95, 0.8, None, 0.9)]
+    improved = [
+        progress.improves(value, name="val_loss", mode="min", min_delta=0.1) for value in (1.0, 0.95, 0.8, None, 0.9)
+    ]
     assert improved == [True, False, True, False, False]
     assert (progress.best, progress.stale) == (0.8, 1)
-    assert Progress().improves(0.5, mode="max")
+    assert Progress().improves(0.5, name="val_auroc", mode="max")

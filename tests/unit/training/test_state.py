@@ -50,10 +50,10 @@ def test_what_the_spec_says_now_holds_after_a_restart() -> None:
 
 def test_the_best_value_is_never_no_number() -> None:
     progress = Progress()
-    assert not progress.improves(float("nan"), mode="min")
-    assert not progress.improves(None, mode="min")
+    assert not progress.improves(float("nan"), name="val_loss", mode="min")
+    assert not progress.improves(None, name="val_loss", mode="min")
     assert progress.stale == 0
-    assert [progress.improves(value, mode="min") for value in (0.5, 0.6, 0.4)] == [True, False, True]
+    assert [progress.improves(value, name="val_loss", mode="min") for value in (0.5, 0.6, 0.4)] == [True, False, True]
 
 
 def test_a_checkpoint_is_due_by_epochs_or_by_steps() -> None:
