@@ -12,6 +12,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from changenet.errors import SpecError
 
@@ -53,7 +54,7 @@ class BackboneFacts:
     """
 
     name: str
-    family: str = "timm"
+    family: Literal["fan", "vit", "timm"] = "timm"
     module: str = "timm_encoder"
     side_multiple: int = 1
     vector_multiple: int | None = None
