@@ -116,7 +116,15 @@ TABLE: tuple[WithoutEffect, ...] = (
         "train.pretrained_model_path brings the whole model",
         when=lambda e: bool(e.train.pretrained_model_path),
     ),
-    WithoutEffect("model.precise_msda", "only ViT encoders have deformable attention"),
+    WithoutEffect(
+        "model.decode_head.use_summary_token",
+        "NV-DINOv2 always fuses its class token, as in TAO",
+        when=lambda e: e.learnable and e.model.backbone.type == "vit_large_nvdinov2",
+    ),
+    WithoutEffect(
+        "model.precise_msda",
+        "deformable attention runs in plain PyTorch: repeatable on a CPU, on a GPU but for rounding",
+    ),
     WithoutEffect("dataset.classify.concat_type", "there is one light only", when=lambda e: len(e.lights) == 1),
     WithoutEffect(
         "dataset.classify.grid_map",

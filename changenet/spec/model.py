@@ -18,7 +18,7 @@ class Backbone(Section):
 
     type: str = Field(
         default="fan_small_12_p4_hybrid",
-        description="A fan_*_p4_hybrid encoder, or timm/NAME for any timm model with feature maps.",
+        description="A FAN or ViT encoder (docs/networks.md lists them), or timm/NAME for any timm model with feature maps.",
     )
     pretrained_backbone_path: str | None = Field(
         default=None,
