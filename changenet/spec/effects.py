@@ -211,8 +211,8 @@ class Notice:
     Args:
         path: The key or section.
         message: What happens instead.
-        remedy: What the spec would say without the notice: values by key, None = leave it out; empty where the value is
-            worth keeping, because a later version will use it.
+        remedy: What the spec would say without the notice: values by key, None = leave it out; empty where the value
+            has to stay.
     """
 
     path: str
@@ -258,7 +258,7 @@ def _read_differently(experiment: Experiment) -> Iterator[Notice]:
         yield Notice(
             "dataset.classify.num_classes",
             f"{experiment.num_classes} means PASS against defect, as in TAO; real classes need dataset.classify.classes",
-            {"dataset.classify.num_classes": None, "train.classify.cls_weight": None},
+            {},  # without it the network would be another one
         )
     for action in ACTIONS:
         ids, counted = list(getattr(experiment, action).gpu_ids), list(range(experiment.num_gpus(action)))
