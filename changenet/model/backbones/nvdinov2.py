@@ -14,6 +14,7 @@ from changenet.torchvision_compat import timm
 
 NATIVE_PATCH, NATIVE_SIDE = 14, 518
 DROP_PATH = 0.4
+SURPLUS = 0.1  # see `resample_grid`
 LARGE = {"embed_dim": 1024, "depth": 24, "num_heads": 16, "mlp_ratio": 5472 / 1024}
 
 
@@ -42,4 +43,4 @@ def nvdinov2(request: Request, **sizes: Any) -> Backbone:
         **sizes,
     )
     # TAO fuses the class token whatever the spec says.
-    return vit_encoder(TimmVit(model), request, use_summary_token=True, drop_path=DROP_PATH)
+    return vit_encoder(TimmVit(model, surplus=SURPLUS), request, use_summary_token=True, drop_path=DROP_PATH)

@@ -15,9 +15,21 @@ def resample_kernel(kernel: Tensor, side: int) -> Tensor:
     return resized.to(kernel.dtype)
 
 
-def resample_grid(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return position codes (1, H, W, D) for `size` (rows, columns) places, bicubic."""
-    resized = F.interpolate(grid.permute(0, 3, 1, 2).float(), size=size, mode="bicubic", align_corners=False)
+def resample_grid(grid: Tensor, size: tuple[int, int], *, surplus: float = 0.0) -> Tensor:
+    """Return position codes (1, rows, columns, D) for another number of places, bicubic.
+
+    Args:
+        grid: The codes, (1, H, W, D).
+        size: Rows and columns that are wanted.
+        surplus: Places by which the scale is too large; DINOv2 takes 0.1 to be safe from rounding, and its weights are
+            used to it.
+    """
+    codes = grid.permute(0, 3, 1, 2).float()
+    if surplus:
+        scales = [(wanted + surplus) / have for wanted, have in zip(size, codes.shape[2:], strict=True)]
+        resized = F.interpolate(codes, scale_factor=scales, mode="bicubic", align_corners=False)
+    else:
+        resized = F.interpolate(codes, size=size, mode="bicubic", align_corners=False)
     return resized.permute(0, 2, 3, 1).to(grid.dtype)
 
 

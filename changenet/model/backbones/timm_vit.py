@@ -31,10 +31,12 @@ class TimmVit(PlainVit):
 
     Args:
         model: For which `is_plain_vit` holds, without a classifier.
+        surplus: See `resample_grid`; for positions that are interpolated while it runs.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, surplus: float = 0.0) -> None:
         super().__init__()
+        self.surplus = surplus
         self.model = model
         self.width, self.depth, self.extra = model.embed_dim, len(model.blocks), model.num_prefix_tokens
         self.patch = model.patch_embed.patch_size[0]
@@ -110,4 +112,5 @@ class TimmVit(PlainVit):
         if codes is None or size == self.grid:
             return codes
         grid = torch.unflatten(codes[:, self._coded :], 1, self.grid)
-        return torch.cat([codes[:, : self._coded], resample_grid(grid, size).flatten(1, 2)], dim=1)
+        resampled = resample_grid(grid, size, surplus=self.surplus)
+        return torch.cat([codes[:, : self._coded], resampled.flatten(1, 2)], dim=1)
