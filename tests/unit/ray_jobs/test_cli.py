@@ -13,7 +13,9 @@ from ray_jobs import check
 from ray_jobs.cli import app
 
 runner = CliRunner()
-VERBS = ("quickstart", "sample", "init", "check", "train", "evaluate", "inference", "export", "serve")
+VERBS = (
+    "quickstart", "sample", "init", "models", "check", "train", "evaluate", "inference", "convert", "export", "serve",
+)  # fmt: skip
 
 
 def test_help_names_every_verb() -> None:

@@ -90,8 +90,8 @@ def test_what_is_no_tao_checkpoint_is_refused(spec: str, write_tao: Write, tmp_p
         (ours, "no checkpoint of TAO"),
         (str(other), "no checkpoint of TAO"),
         (str(tmp_path / "gone.pth"), "no such file"),
-        (write_tao(state_dict=None, state_dict_encrypted=b"x"), "encrypted by TAO"),
-        (write_tao(tao_model="visual_changenet_segment"), "visual_changenet_segment"),
+        (write_tao("sealed.pth", state_dict=None, state_dict_encrypted=b"x"), "encrypted by TAO"),
+        (write_tao("masks.pth", tao_model="visual_changenet_segment"), "visual_changenet_segment"),
     ):
         with pytest.raises(CheckpointError, match=words):
             convert.run(source, spec, str(tmp_path / "out.pth"))
