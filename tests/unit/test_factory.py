@@ -1,0 +1,107 @@
+"""Weights that a spec starts a network from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from changenet import factory
+from changenet.errors import CheckpointError
+from changenet.model.network import ChangeNet
+from changenet.model.tao_checkpoint import load_tao_state
+from changenet.spec import Experiment, load_spec
+from changenet.training.checkpoint import Checkpoint, save_checkpoint
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def experiment(tao_spec: dict[str, Any], tmp_path: Path) -> Callable[..., Experiment]:
+    def load(path: str, *overrides: str) -> Experiment:
+        (tmp_path / "spec.yaml").write_text(yaml.safe_dump(tao_spec))
+        return load_spec(tmp_path / "spec.yaml", [f"train.pretrained_model_path={path}", *overrides]).experiment
+
+    return load
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    return all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_training_starts_from_a_whole_tao_model(experiment: Any, write_tao: Write, tao_state: Any) -> None:
+    spec = experiment(write_tao())
+    expected = ChangeNet(**factory.network_arguments(spec))
+    assert not same(factory.make_network(spec), expected)
+    load_tao_state(expected, tao_state)
+    assert same(factory.make_network(spec), expected)
+
+
+def test_the_loss_keeps_the_weights_of_the_spec(experiment: Any, write_tao: Write) -> None:
+    spec = experiment(write_tao(), "train.classify.cls_weight=[1, 3]")  # the file says 1 and 10
+    factory.make_network(spec)
+    logits, target = torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])
+    expected = torch.nn.functional.cross_entropy(logits, target, weight=torch.tensor([1.0, 3.0]))
+    assert factory.make_loss(spec)(logits, target) == pytest.approx(float(expected))
+
+
+def test_training_starts_from_a_model_of_ours(experiment: Any, tmp_path: Path) -> None:
+    path = str(tmp_path / "ours.pth")
+    spec = experiment(path)
+    torch.manual_seed(5)
+    trained = ChangeNet(**factory.network_arguments(spec))
+    save_checkpoint(path, Checkpoint(factory.describe(spec, trained.arguments), trained.state_dict()))
+    assert same(factory.make_network(spec), trained)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_tensors_that_differ_are_listed(ours: bool, experiment: Any, write_tao: Write, tmp_path: Path) -> None:
+    path = str(tmp_path / "ours.pth") if ours else write_tao()
+    if ours:
+        trained = ChangeNet(**factory.network_arguments(experiment(path)))
+        save_checkpoint(path, Checkpoint(factory.describe(experiment(path), trained.arguments), trained.state_dict()))
+    with pytest.raises(CheckpointError) as caught:
+        factory.make_network(experiment(path, "model.classify.embed_dec=7"))
+    text = str(caught.value)
+    assert "tensors are of another shape: head.layers.0.weight (6, 512) (here (7, 512))" in text
+    assert path in text
+
+
+def test_align_corners_stays_off_in_training_on_from_tao(
+    experiment: Any, write_tao: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        network = factory.make_network(experiment(write_tao(), "model.decode_head.align_corners=true"))
+    assert network.arguments["align_corners"] is False
+    assert "align_corners" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "own"),
+    [
+        (None, None, True),
+        ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], True),
+        ([0.48505, 0.456, 0.406], [0.226, 0.226, 0.226], True),
+        ([0.5, 0.5, 0.5], [0.229, 0.224, 0.225], False),
+        ([0.485, 0.456, 0.406], [0.25, 0.25, 0.25], False),
+    ],
+)
+def test_imagenet_statistics_mean_c_radios_own(
+    mean: list[float] | None, std: list[float] | None, own: bool, tmp_path: Path
+) -> None:
+    changes = {"rgb_input_mean": mean, "rgb_input_std": std}
+    for backbone, taken in (("c_radio_v2_vit_base_patch16_224", not own), ("fan_tiny_8_p4_hybrid", True)):
+        spec = {
+            "model": {"backbone": {"type": backbone}},
+            "dataset": {"classify": {"augmentation_config": changes, "image_width": 224, "image_height": 224}},
+        }
+        (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
+        arguments = factory.network_arguments(load_spec(tmp_path / "spec.yaml").experiment)
+        expected = (tuple(mean or ()) or None, tuple(std or ()) or None) if taken else (None, None)
+        assert (arguments["mean"], arguments["std"]) == expected
