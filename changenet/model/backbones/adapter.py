@@ -20,6 +20,7 @@ from changenet.model.backbones.vit import PATCH, PlainVit, VitVector, as_map, as
 
 STRIDES = (4, 8, 16, 32)
 EXTRA_EXTRACTORS = 2  # after the last blocks
+NORM_EPS = 1e-6
 
 
 class SummaryFusion(nn.Module):
@@ -43,6 +44,7 @@ class VitAdapter(Backbone):
         vit: The transformer, with patches of 16 pixels.
         use_summary_token: Fuse what the extra tokens know into every level; without effect if there are none.
         drop_path: Probability with which a training sample skips the feed-forward layer of an extractor.
+        norm_eps: Of the adapter's layer norms; TAO's checkpoints of different families were trained with different ones.
         levels: How many levels take part, counted from the coarsest. What only the others need is not trained.
 
     Raises:
@@ -50,7 +52,13 @@ class VitAdapter(Backbone):
     """
 
     def __init__(
-        self, vit: PlainVit, *, use_summary_token: bool = True, drop_path: float = 0.0, levels: int = len(STRIDES)
+        self,
+        vit: PlainVit,
+        *,
+        use_summary_token: bool = True,
+        drop_path: float = 0.0,
+        norm_eps: float = NORM_EPS,
+        levels: int = len(STRIDES),
     ) -> None:
         super().__init__()
         if vit.patch != PATCH:
@@ -63,8 +71,8 @@ class VitAdapter(Backbone):
         steps = len(STRIDES)
         self.interactions = nn.ModuleList(
             [
-                Interaction(width, extractors=1 + (step == steps - 1) * EXTRA_EXTRACTORS, drop_path=drop_path)
-                for step in range(steps)
+                Interaction(width, extractors=count, norm_eps=norm_eps, drop_path=drop_path)
+                for count in (*[1] * (steps - 1), 1 + EXTRA_EXTRACTORS)
             ]
         )
         self.blocks = [range(vit.depth * step // steps, vit.depth * (step + 1) // steps) for step in range(steps)]
@@ -133,7 +141,12 @@ class VitAdapter(Backbone):
 
 
 def vit_encoder(
-    vit: PlainVit, request: Request, *, use_summary_token: bool | None = None, drop_path: float = 0.0
+    vit: PlainVit,
+    request: Request,
+    *,
+    use_summary_token: bool | None = None,
+    drop_path: float = 0.0,
+    norm_eps: float = NORM_EPS,
 ) -> Backbone:
     """Return the transformer's vector or its adapter's pyramid, whichever is asked for.
 
@@ -142,11 +155,12 @@ def vit_encoder(
         request: What is asked for.
         use_summary_token: Instead of what the request says.
         drop_path: See `VitAdapter`.
+        norm_eps: See `VitAdapter`.
     """
     if request.vector:
         return VitVector(vit)
     summary = request.use_summary_token if use_summary_token is None else use_summary_token
-    return VitAdapter(vit, use_summary_token=summary, drop_path=drop_path, levels=request.levels)
+    return VitAdapter(vit, use_summary_token=summary, drop_path=drop_path, norm_eps=norm_eps, levels=request.levels)
 
 
 def _resized(patches: Tensor, like: Tensor) -> Tensor:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,6 @@ from changenet.torchvision_compat import timm
 
 CONTEXT_LEVELS = 3
 RESIDUAL_SCALE = 1e-5  # at first the adapter leaves the transformer as it was trained
-TokenNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class ConvFeedForward(nn.Module):
@@ -42,10 +40,10 @@ class ConvFeedForward(nn.Module):
 class Injector(nn.Module):
     """The patch tokens look at the context."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, norm_eps: float) -> None:
         super().__init__()
-        self.query_norm = TokenNorm(width)
-        self.value_norm = TokenNorm(width)
+        self.query_norm = nn.LayerNorm(width, eps=norm_eps)
+        self.value_norm = nn.LayerNorm(width, eps=norm_eps)
         self.attention = DeformableAttention(width, levels=CONTEXT_LEVELS)
         self.scale = nn.Parameter(torch.full((width,), RESIDUAL_SCALE))
 
@@ -59,12 +57,12 @@ class Injector(nn.Module):
 class Extractor(nn.Module):
     """The context looks at the patch tokens."""
 
-    def __init__(self, width: int, *, drop_path: float) -> None:
+    def __init__(self, width: int, *, norm_eps: float, drop_path: float) -> None:
         super().__init__()
-        self.query_norm = TokenNorm(width)
-        self.value_norm = TokenNorm(width)
+        self.query_norm = nn.LayerNorm(width, eps=norm_eps)
+        self.value_norm = nn.LayerNorm(width, eps=norm_eps)
         self.attention = DeformableAttention(width, levels=1)
-        self.forward_norm = TokenNorm(width)
+        self.forward_norm = nn.LayerNorm(width, eps=norm_eps)
         self.feed_forward = ConvFeedForward(width)
         self.drop_path = timm.layers.DropPath(drop_path)
 
@@ -82,13 +80,16 @@ class Interaction(nn.Module):
     Args:
         width: D.
         extractors: How often the context looks at the patch tokens afterwards.
+        norm_eps: Of the layer norms.
         drop_path: Probability with which a training sample skips the feed-forward layer of an extractor.
     """
 
-    def __init__(self, width: int, *, extractors: int, drop_path: float) -> None:
+    def __init__(self, width: int, *, extractors: int, norm_eps: float, drop_path: float) -> None:
         super().__init__()
-        self.injector = Injector(width)
-        self.extractors = nn.ModuleList([Extractor(width, drop_path=drop_path) for _ in range(extractors)])
+        self.injector = Injector(width, norm_eps=norm_eps)
+        self.extractors = nn.ModuleList(
+            [Extractor(width, norm_eps=norm_eps, drop_path=drop_path) for _ in range(extractors)]
+        )
 
     def forward(
         self,

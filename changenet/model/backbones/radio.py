@@ -22,6 +22,7 @@ GRID = 128  # positions a side
 SMALLEST_AREA = 0.1  # of the grid, that a training sample sees
 WIDEST_ASPECT = 4 / 3
 DROPPED = 0.1  # training samples that see no positions at all
+ADAPTER_NORM_EPS = 1e-5
 TokenNorm = partial(nn.LayerNorm, eps=1e-6)
 
 _WRAPPERS = re.compile(r"^(?:radio_model\.|base_model\.|radio\.|model\.)+")
@@ -74,7 +75,7 @@ RADIO_SETTINGS = {
 @register(*RADIO_SETTINGS)
 def build_radio(name: str, request: Request) -> Backbone:
     """Build the variant `name`."""
-    return vit_encoder(RadioVit(RADIO_SETTINGS[name]), request)
+    return vit_encoder(RadioVit(RADIO_SETTINGS[name]), request, norm_eps=ADAPTER_NORM_EPS)
 
 
 class RadioVit(PlainVit):
