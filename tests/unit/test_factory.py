@@ -105,3 +105,20 @@ def test_imagenet_statistics_mean_c_radios_own(
         arguments = factory.network_arguments(load_spec(tmp_path / "spec.yaml").experiment)
         expected = (tuple(mean or ()) or None, tuple(std or ()) or None) if taken else (None, None)
         assert (arguments["mean"], arguments["std"]) == expected
+
+
+@pytest.mark.parametrize("summary", [True, False])
+def test_a_spec_makes_a_vit_with_an_adapter(summary: bool) -> None:
+    spec = Experiment.model_validate(
+        {
+            "model": {
+                "backbone": {"type": "c_radio_v2_vit_base_patch16_224"},
+                "decode_head": {"use_summary_token": summary},
+            }
+        }
+    )
+    with torch.device("meta"):
+        network = factory.make_network(spec)
+    assert network.image_size == (224, 224)
+    assert (network.backbone.summary is not None) == summary
+    assert network.arguments["mean"] == [0.48145466, 0.4578275, 0.40821073]  # CLIP's
