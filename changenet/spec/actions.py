@@ -17,7 +17,7 @@ GpuId = Annotated[Integer, Field(ge=0)]
 class Scoring(Section):
     """What `evaluate` and `inference` share."""
 
-    checkpoint: str | None = Field(default=None, description="A checkpoint, or a bundle folder.")
+    checkpoint: str | None = Field(default=None, description="A checkpoint (ours or TAO's), or a bundle folder.")
     trt_engine: str | None = Field(default=None, description="A TensorRT engine.")
     num_gpus: Positive = Field(default=1, description="GPUs a node; the CPU is used where there are none.")
     gpu_ids: GpuIds = Field(default=(0,), description="The GPUs of this machine to use.")
@@ -59,7 +59,7 @@ class Inference(Scoring):
 class Export(Section):
     """`export`: ONNX and the bundle."""
 
-    checkpoint: str | None = Field(default=None, description="The checkpoint to export.")
+    checkpoint: str | None = Field(default=None, description="The checkpoint to export, ours or TAO's.")
     onnx_file: str | None = Field(
         default=None, description="Where the ONNX file goes. Unset: results_dir/export/model.onnx."
     )

@@ -123,7 +123,7 @@ class Train(Section):
         description="Checkpoint to go on from. Unset: the latest one in the train folder, if there is one.",
     )
     pretrained_model_path: str | None = Field(
-        default=None, description="Weights of a whole model to start from, at epoch 0."
+        default=None, description="Checkpoint, ours or TAO's, whose weights a run starts from, at epoch 0."
     )
     results_dir: str | None = Field(default=None, description="Output folder of this action. Unset: results_dir/train.")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
