@@ -40,6 +40,16 @@ def assert_agrees(ours: torch.Tensor, expected: np.ndarray) -> None:
     np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("segment_")])
+def test_every_tensor_of_tao_finds_its_place(name: str) -> None:
+    case = CASES[name]
+    with torch.device("meta"):
+        network = build(case)
+        tensors = {f"model.{each}": torch.empty(shape) for each, shape, _ in case["tensors"]}
+    tensors |= {f"model.{each}": torch.tensor(values).squeeze() for each, values in case["fixed"].items()}
+    load_tao_state(network, tensors, where=name)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_network_agrees_with_tao(name: str, parity: ModuleType) -> None:
     if name.startswith(NOT_YET):
