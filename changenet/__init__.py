@@ -23,7 +23,8 @@ def load(path: str, engine: str = "auto", *, encryption_key: str | None = None) 
         encryption_key: The passphrase of an encrypted checkpoint or bundle.
 
     Raises:
-        CheckpointError: The file is missing, damaged, encrypted with another key, or of a newer format.
+        CheckpointError: The file is missing, damaged, encrypted with another key, of a newer format, or a TAO checkpoint,
+            which does not say how its network is built: `changenet convert` makes it one of ours.
         EngineError: The engine cannot run on this machine.
     """
     from changenet.inspection import Inspector

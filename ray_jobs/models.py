@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 
 from changenet.errors import SpecError
 from changenet.model.catalogue import BACKBONE_KEY, TIMM_PREFIX, BackboneFacts, listing
-from changenet.spec.encoders import default_side
 from ray_jobs.console import out
 
 TITLES = {
@@ -92,7 +91,7 @@ def _cells(facts: BackboneFacts) -> Sequence[str]:
     return (
         facts.name,
         f"{' / '.join(counts)} M" if counts else "",
-        f"light {default_side(facts.name)}; {facts.input_rule}",
+        f"light {facts.default_side}; {facts.input_rule}",
         f"{widths} wide at {'/'.join(map(str, facts.strides or ()))}" if widths else "",
         facts.licence,
     )
@@ -107,7 +106,7 @@ def _as_dict(facts: BackboneFacts) -> dict[str, object]:
         "side_multiple": facts.side_multiple,
         "side_multiple_euclidean": facts.multiple(learnable=False),
         "input_rule": facts.input_rule,
-        "default_side": default_side(facts.name),
+        "default_side": facts.default_side,
         "strides": facts.strides,
         "widths": facts.widths,
         "head": facts.head,

@@ -76,6 +76,11 @@ class BackboneFacts:
             return f"sides are multiples of {self.side_multiple}"
         return f"square, multiples of {self.side_multiple} (euclidean: of {self.vector_multiple})"
 
+    @property
+    def default_side(self) -> int:
+        """The side of one light, in pixels, when a spec names none."""
+        return 224 if self.family == "vit" else 128
+
     def multiple(self, *, learnable: bool) -> int:
         """Return what both sides must be multiples of."""
         return self.side_multiple if learnable or self.vector_multiple is None else self.vector_multiple

@@ -52,4 +52,5 @@ def side_multiple(name: str, *, learnable: bool, feat_downsample: bool = False) 
 
 def default_side(name: str) -> int:
     """Return the side of one light when the spec names none, in pixels."""
-    return 224 if family(name) == "vit" else 128
+    known = name if family(name) != "unknown" else FAN_NAMES[0]
+    return backbone_facts(known).default_side
