@@ -12,7 +12,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -93,35 +93,52 @@ def read_inert(content: IO[bytes]) -> Any:
         raise pickle.UnpicklingError(message) from error
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def plain(value: Any) -> Any:
     """Return the mappings, lists and values that a record stands for; None for what has no plain form.
 
-    OmegaConf's containers, data classes, name spaces, enumerations and paths have one.
+    OmegaConf's containers, data classes, name spaces, enumerations and paths have one. Each object is looked at once,
+    however often it is mentioned; what contains itself ends in None.
     """
-    if depth > _DEEPEST or value is None or isinstance(value, str | int | float):
-        return value if depth <= _DEEPEST else None
-    if isinstance(value, Mapping):
-        return {str(name): plain(item, depth + 1) for name, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item, depth + 1) for item in value]
-    return _plain_record(value, depth) if isinstance(value, Record) else None
+    return _Plain().of(value, 0)
 
 
-def _plain_record(record: Record, depth: int) -> Any:
-    state = record.state[0] if isinstance(record.state, tuple) and record.state else record.state
-    if isinstance(state, Mapping):
-        for inner in ("_content", "_val"):  # of OmegaConf's containers and of its values
-            if inner in state:
-                return plain(state[inner], depth + 1)
-        public = {name: item for name, item in state.items() if isinstance(name, str) and not name.startswith("_")}
-        return plain({**public, **{str(name): item for name, item in record.pairs}}, depth + 1)
-    if record.pairs:
-        return plain({str(name): item for name, item in record.pairs}, depth + 1)
-    if record.items:
-        return plain(record.items, depth + 1)
-    if record.name.startswith("pathlib."):
-        return "/".join(str(part) for part in record.arguments).replace("//", "/")
-    return plain(record.arguments[0], depth + 1) if len(record.arguments) == 1 else None
+class _Plain:
+    def __init__(self) -> None:
+        self._done: dict[int, Any] = {}
+
+    def of(self, value: Any, depth: int) -> Any:
+        if value is None or isinstance(value, str | int | float):
+            return value
+        if depth > _DEEPEST or not isinstance(value, Mapping | list | tuple | set | frozenset | Record):
+            return None
+        if id(value) not in self._done:
+            self._done[id(value)] = None
+            self._done[id(value)] = self._container(value, depth + 1)
+        return self._done[id(value)]
+
+    def _container(self, value: Any, depth: int) -> Any:
+        if isinstance(value, Mapping):
+            return self._mapping(value.items(), depth)
+        return self._record(value, depth) if isinstance(value, Record) else [self.of(item, depth) for item in value]
+
+    def _mapping(self, pairs: Iterable[tuple[Any, Any]], depth: int) -> dict[str, Any]:
+        return {str(name): self.of(item, depth) for name, item in pairs if isinstance(name, str | int | float)}
+
+    def _record(self, record: Record, depth: int) -> Any:
+        state = record.state[0] if isinstance(record.state, tuple) and record.state else record.state
+        if isinstance(state, Mapping):
+            for inner in ("_content", "_val"):  # of OmegaConf's containers and of its values
+                if inner in state:
+                    return self.of(state[inner], depth)
+            public = [(name, item) for name, item in state.items() if not str(name).startswith("_")]
+            return self._mapping([*public, *record.pairs], depth)
+        if record.pairs:
+            return self._mapping(record.pairs, depth)
+        if record.items:
+            return [self.of(item, depth) for item in record.items]
+        if record.name.startswith("pathlib."):
+            return "/".join(str(part) for part in record.arguments).replace("//", "/")
+        return self.of(record.arguments[0], depth) if len(record.arguments) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from changenet.model.tao_checkpoint import LOSS_WEIGHTS, TAO_TAG, is_tao_state, 
 from changenet.model.weight_files import find_weights
 
 _DEEPEST = 4  # how far inside the settings a spec is looked for
+_MOST = 5_000  # values of a spec; the longest that TAO writes has some 300
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,21 @@ def recognise(content: Any, *, where: str) -> TaoCheckpoint | None:
     )
 
 
-def _find_spec(settings: Any, depth: int = 0) -> dict[str, Any]:
+def _find_spec(settings: Any) -> dict[str, Any]:
     """Return the outermost mapping that has a network and data, as a spec has; empty where there is none."""
-    if not isinstance(settings, Mapping) or depth > _DEEPEST:
-        return {}
-    if all(isinstance(settings.get(section), Mapping) for section in ("model", "dataset")):
-        return dict(settings)
-    found = (_find_spec(inner, depth + 1) for inner in settings.values())
-    return next((spec for spec in found if spec), {})
+    level, seen = [settings], set[int]()
+    for _ in range(_DEEPEST):
+        level = [each for each in level if isinstance(each, Mapping) and id(each) not in seen]
+        seen |= {id(each) for each in level}
+        for each in level:
+            if all(isinstance(each.get(section), Mapping) for section in ("model", "dataset")):
+                return dict(each) if len(list(islice(_values(each), _MOST + 1))) <= _MOST else {}
+        level = [inner for each in level for inner in each.values()]
+    return {}
+
+
+def _values(node: Any) -> Iterator[Any]:
+    inner = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
+    yield node
+    for each in inner:
+        yield from _values(each)

@@ -196,3 +196,11 @@ def test_settings_that_contain_themselves_have_an_end() -> None:
     loop: dict[str, Any] = {}
     loop["self"] = loop
     assert "self" in plain(read_inert(saved({"a": argparse.Namespace(loop=loop)})))["a"]["loop"]
+
+
+def test_what_is_mentioned_many_times_is_looked_at_once() -> None:
+    node: Any = argparse.Namespace(end=1)
+    for _ in range(40):  # 2^40 ways to the end
+        node = argparse.Namespace(left=node, right=node)
+    read = plain(read_inert(saved({"a": node})))
+    assert read["a"]["left"] is read["a"]["right"]

@@ -88,6 +88,15 @@ def test_the_spec_of_the_training_is_found_in_whatever_holds_it(settings: object
     assert tao.spec == SPEC
 
 
+def test_a_spec_that_never_ends_is_none(tao_state: State) -> None:
+    node: object = 1
+    for _ in range(40):
+        node = {"left": node, "right": node}
+    tao = recognised({"state_dict": tao_state, "hyper_parameters": {"model": {"a": node}, "dataset": {}}})
+    assert tao is not None
+    assert tao.spec == {}
+
+
 @pytest.mark.parametrize("settings", [{}, None, {"lr": 0.1}, [1, 2], "text", {"model": 3, "dataset": 4}])
 def test_settings_without_a_spec_are_none(settings: object, tao_state: State) -> None:
     tao = recognised({"state_dict": tao_state, "hyper_parameters": settings})
