@@ -2,14 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import yaml
 
+import changenet
+from changenet.agreement import SpecDescribes
 from changenet.bundle import read_bundle
 from changenet.errors import CheckpointError, SpecError
 from changenet.export import onnx as onnx_export
+from changenet.inspection import Inspector
+from changenet.spec import load_spec
 from ray_jobs import export
 
 
@@ -67,3 +73,23 @@ def test_with_a_key_every_model_file_is_encrypted(spec: str, tmp_path: Path) -> 
         assert path.read_bytes().startswith(b"\x89CHGNET"), path.name
     for path in folder.rglob("*"):
         assert path.is_dir() or b"secret" not in path.read_bytes(), path.name
+
+
+def test_keys_that_contradict_the_checkpoint_are_listed(spec: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        export.run(spec, ["model.classify.embed_dec=99", "model.backbone.type=fan_tiny_8_p4_hybrid"])
+    assert {problem.where for problem in caught.value.problems} == {"model.classify.embed_dec", "model.backbone.type"}
+
+
+@pytest.mark.slow
+def test_a_tao_checkpoint_is_exported_with_its_spec(tao_spec: dict[str, Any], write_tao: Any, tmp_path: Path) -> None:
+    theirs, path = write_tao("TAO.tlt"), tmp_path / "tao.yaml"
+    values = {**tao_spec, "results_dir": str(tmp_path / "results"), "export": {"checkpoint": theirs}}
+    path.write_text(yaml.safe_dump(values))
+    assert export.run(str(path), ["model.classify.eval_margin=0.4"]) == 0
+    bundle = changenet.load(str(tmp_path / "results" / "export" / "bundle"))
+    experiment = load_spec(path).experiment
+    checkpoint = Inspector.load(theirs, describe=SpecDescribes(experiment, theirs))
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 32, 32), dtype=np.uint8)
+    assert bundle.score_arrays(*pictures) == pytest.approx(checkpoint.score_arrays(*pictures), abs=1e-4)
+    assert bundle.description.threshold.value == 0.4

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from changenet.spec.modern import TAO_DEFAULTS
+from changenet.spec.spellings import OLD_KEYS
 from changenet.spec.tree import get, parse_path
 
 OLD = [
@@ -61,3 +65,8 @@ def test_two_spellings_with_two_values_contradict(problems) -> None:
 
 def test_two_spellings_with_one_value_do_not(load) -> None:
     assert len(load("train: {val_interval: 2, validation_interval: 2}").warnings) == 1
+
+
+def test_the_page_for_tao_users_has_every_old_spelling_and_every_default_that_differs() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "tao-users.md").read_text(encoding="utf-8")
+    assert [key for key in [*OLD_KEYS, *TAO_DEFAULTS] if f"{key.rsplit('.', 1)[-1]}`" not in page] == []
