@@ -36,7 +36,9 @@ def main() -> None:
     parser.add_argument("--results", default="results")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of every spec")
     chosen = parser.parse_args()
-    data = Path(os.environ["CHANGENET_REAL_DATA"])
+    if not (folder := os.environ.get("CHANGENET_REAL_DATA")):
+        parser.error("CHANGENET_REAL_DATA must name the folder that holds deeppcb/")
+    data = Path(folder)
     print(f"Machine: {machine()}\n")
     print(
         "| | test AUROC | false calls at 100 % recall | at 99 % recall | recall / false calls at the fitted threshold |"

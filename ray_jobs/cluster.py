@@ -22,6 +22,8 @@ def connect(address: str | None = None) -> None:
     A Ray that this process is already connected to is kept.
     """
     os.environ.update(ENVIRONMENT)
+    # Ray Data makes Ray log an error that is none; what really fails is raised. A value that is set stays.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():

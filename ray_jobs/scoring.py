@@ -24,6 +24,7 @@ from changenet.data.annotations import Annotations
 from changenet.data.pairs import PairSource
 from changenet.errors import DataError, Problem
 from changenet.inspection import Inspector
+from changenet.training.memory import keep_freed_memory
 from ray_jobs.console import progress
 from ray_jobs.workers import Workers
 
@@ -173,6 +174,8 @@ class Scorer:
     def __init__(self, *, model: ModelFile, source: Any, batch_size: int, lanes: int, device: str) -> None:
         import ray
 
+        if device == "cpu":
+            keep_freed_memory()
         # One thread a batch: the result of a sum depends on how many threads share it.
         self._inspector = model.load(threads=1, device=device)
         self._source: PairSource = ray.get(source) if isinstance(source, ray.ObjectRef) else source
