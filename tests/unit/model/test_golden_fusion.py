@@ -189,7 +189,7 @@ def test_levels_that_do_not_take_part_are_not_trained(make_network: Make) -> Non
 
 @pytest.mark.parametrize(
     ("backbone", "side", "sides"),
-    [("fan_tiny_8_p4_hybrid", 128, 112), (TINY, 128, 224), ("timm/test_vit", 128, 112)],
+    [("fan_tiny_8_p4_hybrid", 128, 112), (TINY, 128, 224), ("timm/test_vit", 128, 224)],
 )
 def test_sides_that_cannot_be_cut_are_refused_with_those_that_can(backbone: str, side: int, sides: int) -> None:
     with pytest.raises(SpecError, match=f"multiples of {sides}"):
