@@ -43,6 +43,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_tao_s_file_and_the_converted_one_are_scored_alike(spec: Write, write_tao: Write, tmp_path: Path) -> None:
     theirs, ours = write_tao("TAO.tlt"), str(tmp_path / "ours.pth")
     written = spec(model__classify__eval_margin=0.4, evaluate__checkpoint=theirs, inference__checkpoint=theirs)
