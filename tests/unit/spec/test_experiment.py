@@ -134,8 +134,9 @@ def test_nothing_can_be_changed_after_loading() -> None:
 
 
 def test_experiments_travel_by_pickle() -> None:
+    served = [{"name": "m", "bundle": "b"}]
     e = Experiment.model_validate(
-        {"encryption_key": "k", "dataset": {"classify": {"input_map": {"a": 0}}}, "serve": {"models": {"m": "b"}}}
+        {"encryption_key": "k", "dataset": {"classify": {"input_map": {"a": 0}}}, "serve": {"models": served}}
     )
     assert pickle.loads(pickle.dumps(e)) == e
 
