@@ -117,11 +117,6 @@ TABLE: tuple[WithoutEffect, ...] = (
         when=lambda e: bool(e.train.pretrained_model_path),
     ),
     WithoutEffect(
-        "model.decode_head.use_summary_token",
-        "NV-DINOv2 always fuses its class token, as in TAO",
-        when=lambda e: e.learnable and e.model.backbone.type == "vit_large_nvdinov2",
-    ),
-    WithoutEffect(
         "model.precise_msda",
         "deformable attention runs in plain PyTorch: repeatable on a CPU, on a GPU but for rounding",
     ),
