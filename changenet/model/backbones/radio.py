@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,7 @@ class RadioVit(PlainVit):
                     settings.heads,
                     qkv_bias=True,
                     norm_layer=TokenNorm,
-                    scale_mlp_norm=settings.mlp_norm,
+                    mlp_layer=_normed_mlp if settings.mlp_norm else timm.layers.Mlp,
                 )
                 for _ in range(settings.depth)
             ]
@@ -174,6 +175,12 @@ class RadioVit(PlainVit):
         codes = torch.unflatten(codes[0].flatten(1), 1, (batch, -1)).permute(1, 2, 0)
         kept = torch.rand(batch, 1, 1, device=device) >= DROPPED
         return codes * kept
+
+
+def _normed_mlp(*sizes: int, **options: Any) -> nn.Module:
+    """Return a feed-forward network whose hidden layer is normalised, with another epsilon than the tokens."""
+    mlp: nn.Module = timm.layers.Mlp(*sizes, **{**options, "norm_layer": nn.LayerNorm})
+    return mlp
 
 
 def _uniform(count: int, low: float, high: float, device: torch.device) -> Tensor:
