@@ -147,7 +147,7 @@ def test_maps_stay_close_in_half_precision(backbone: str, make_network: Make, pi
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rough = encoder(picture)
     for one, other in zip(exact, rough, strict=True):
-        assert (other.float() - one).norm() < 0.03 * one.norm()
+        assert (other.float() - one).norm() < 0.06 * one.norm()  # bfloat16 keeps eight bits of a number
 
 
 def test_radio_sees_random_windows_in_training_and_one_grid_in_evaluation() -> None:

@@ -17,7 +17,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 torch.zeros(1 << 24).sum()
 before = faults()
-for _ in range(5):
+for _ in range(20):
     torch.ones(1 << 24).sum()  # 64 MiB
 print(faults() - before)
 """
