@@ -256,7 +256,8 @@ def read_bundle(folder: str | os.PathLike[str], *, encryption_key: str | None = 
     try:
         text = storage.read_bytes(where)
     except DataError as error:
-        raise CheckpointError("no manifest.json: not a bundle", where=folder, fix="Run changenet export.") from error
+        what = "no manifest.json: not a bundle" if storage.exists(folder) else "no such folder"
+        raise CheckpointError(what, where=folder, fix="Give the folder that changenet export wrote.") from error
     try:
         values = json.loads(text)
         if values.get("format") != FORMAT:

@@ -79,7 +79,9 @@ def _print(report: ScanReport) -> None:
         ("error" if kind.is_error else "warning", kind.words, count, _first(report.findings, kind))
         for kind, count in report.findings.counts.items()
     ]
-    out.print(result_table(f"Rows: {rows}", ["severity", "kind", "count", "first"], cells))
+    errors = sum(count for kind, count in report.findings.counts.items() if kind.is_error)
+    title = f"{errors} errors, {sum(report.findings.counts.values()) - errors} warnings. Rows: {rows}"
+    out.print(result_table(title, ["severity", "kind", "count", "first"], cells))
 
 
 def _first(findings: Findings, kind: Kind) -> str:

@@ -91,11 +91,12 @@ def sample(
 def init(
     out: Annotated[str | None, typer.Option(help="File to write (default: stdout).")] = None,
     source: Annotated[str | None, typer.Option("--from", help="An old spec to bring into modern form.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False,
 ) -> None:
     """Write a commented default spec, or an old one in modern form."""
     from ray_jobs import init as verb
 
-    _finish(verb.run(out=out, source=source))
+    _finish(verb.run(out=out, source=source, overwrite=overwrite))
 
 
 @app.command()

@@ -33,6 +33,8 @@ def run(source: str, spec: str, target: str, overrides: Sequence[str] = (), *, o
     """
     if storage.exists(target) and (not overwrite or storage.absolute(target) == storage.absolute(source)):
         raise CheckpointError("exists", where=target, fix="Choose another --to, or add --overwrite to replace it.")
+    if not storage.exists(source):
+        raise CheckpointError("no such file", where=source, fix="Check --from.")
     loaded = load_spec(spec, overrides)
     for warning in loaded.warnings:
         logger.warning("%s", warning)

@@ -15,6 +15,7 @@ from changenet.spec import Experiment
 from changenet.training.checkpoint import load_checkpoint
 from ray_jobs.action import Action
 from ray_jobs.console import out, result_table
+from ray_jobs.trained import checkpoint_path
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +36,7 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False) ->
     with Action.load("export", spec, overrides) as action:
         experiment = action.experiment
         started = time.perf_counter()
-        if not experiment.export.checkpoint:
-            raise SpecError("not given", where="export.checkpoint", fix="Name a checkpoint written by changenet train.")
-        path = experiment.export.checkpoint
+        path = checkpoint_path(experiment, "export")
         describe = SpecDescribes(experiment, path)
         checkpoint = load_checkpoint(path, encryption_key=experiment.secret(), describe=describe)
         problems = [

@@ -20,20 +20,36 @@ PERIOD = 0.3  # seconds between two looks
 
 @dataclass
 class Board:
-    """The state of the bar, and the records nobody has read yet. Lives in an actor."""
+    """The state of the bar, the records nobody has read yet, and whether to stop. Lives in an actor."""
 
     title: str = ""
     done: int = 0
     total: int | None = None
     records: list[tuple[str, int, str]] = field(default_factory=list)
+    said: set[str] = field(default_factory=set)
+    newest: int | None = None
+    last: int | None = None
 
     def show(self, title: str, done: int, total: int) -> None:
         """Set the bar."""
         self.title, self.done, self.total = title, done, total
 
     def log(self, name: str, level: int, message: str) -> None:
-        """Keep a log record for the driver."""
-        self.records.append((name, level, message))
+        """Keep a log record for the driver, once: every epoch and every worker may have the same to say."""
+        if message not in self.said:
+            self.said.add(message)
+            self.records.append((name, level, message))
+
+    def reached(self, step: int) -> int | None:
+        """Note the step that a worker has ended; return the one after which all stop, once they shall."""
+        self.newest = max(self.newest or 0, step)
+        return self.last
+
+    def stop(self) -> bool:
+        """Let all workers stop at the first step that none of them has passed when it hears; False = none has begun."""
+        if self.newest is not None and self.last is None:
+            self.last = self.newest + 2
+        return self.last is not None
 
     def take(self) -> tuple[str, int, int | None, list[tuple[str, int, str]]]:
         """Return the bar, and the records since the last call."""

@@ -15,6 +15,7 @@ TITLES = {
     "vit": "Vision transformers, as in TAO; learnable networks see them through a ViT-Adapter",
     "timm": "All others of timm: `changenet models timm/PART` searches their names",
 }
+HEADINGS = ("name", "parameters", "side of a light; of the whole picture", "levels", "licence of the public weights")
 ADVICE = """\
 Which one:
 - CPU, or the most pairs a second: timm/tf_efficientnet_lite0 with model.backbone.pretrained_backbone_path: bundled (its
@@ -23,9 +24,8 @@ Which one:
 - GPU and few defects to learn from: c_radio_v2_vit_base_patch16_224 or vit_base_dinov3, with weights that you bring; the
   larger ones cost several times as much and seldom pay on small pictures.
 - Without pretrained weights choose a small one: fan_tiny_8_p4_hybrid or a timm convolutional network.
-Columns: name; parameters of the encoder alone, learnable / euclidean where they differ; side of a light when the spec names
-none, and the sides that a picture (all lights together) may have; its levels; licence of the public weights. Nothing is
-downloaded: weights are files that you bring, and their licence is yours to read."""
+Parameters are those of the encoder alone, learnable / euclidean where they differ. The side of a light is the one that a spec
+without sizes gets; the whole picture holds all lights. Nothing is downloaded: weights are files that you bring, and their licence is yours to read."""
 
 
 def run(pattern: str | None = None, *, json_output: bool = False) -> int:
@@ -78,7 +78,7 @@ def _nothing(pattern: str | None) -> SpecError:
 
 def _lines(group: Sequence[BackboneFacts]) -> Iterator[str]:
     """Yield aligned lines: names stay whole, so that they can be copied."""
-    cells = [_cells(facts) for facts in group]
+    cells = [HEADINGS, *(_cells(facts) for facts in group)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         yield ("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))).rstrip()

@@ -15,6 +15,7 @@ from ray_jobs import cluster
 from ray_jobs.action import Action
 from ray_jobs.console import out, result_table
 from ray_jobs.follow import follow
+from ray_jobs.stopping import run_until_interrupted
 from ray_jobs.workers import plan_workers
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def _fit(experiment: Experiment, action: Action, checkpoint: str | None) -> None
         }
         trainer = TorchTrainer(train_worker, train_loop_config=config, scaling_config=scaling, run_config=run_config)
         try:
-            trainer.fit()
+            run_until_interrupted(trainer.fit, board)
         except ray.train.TrainingFailedError as error:
             raise _cause(error) from error
 

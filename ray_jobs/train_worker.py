@@ -32,6 +32,7 @@ from changenet.training.loop import Batches, EpochResult, predict, train_epoch
 from changenet.training.memory import keep_freed_memory
 from changenet.training.state import Progress
 from ray_jobs.follow import log_to
+from ray_jobs.stopping import Stopped, StopWatch
 from ray_jobs.train_log import TrainLog
 
 logger = logging.getLogger(__name__)
@@ -62,10 +63,9 @@ class _TrainingRun:
         self, *, experiment: Experiment, folder: str, checkpoint: str | None, threads: int, board: Any
     ) -> None:
         context = ray.train.get_context()
+        self.stop_watch, self.stopping = StopWatch(board), False
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.experiment, self.settings, self.folder, self.board = experiment, experiment.train, folder, board
-        if self.rank == 0:
-            log_to(board)
         self.device = ray.train.torch.get_device()
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -78,6 +78,8 @@ class _TrainingRun:
         # After a failure Ray starts the workers again: what they reported last is newer than what the driver saw.
         checkpoint = _reported() or checkpoint
         self.network = factory.make_network(experiment, pretrained=checkpoint is None).to(self.device)
+        if self.rank == 0:
+            log_to(board)  # only now: what there is to say about data and weights, the driver has said
         self.loss = factory.make_loss(experiment)
         self.stateful = factory.make_stateful(
             experiment,
@@ -144,15 +146,16 @@ class _TrainingRun:
         """Run the epochs that are left."""
         if self.log is not None:
             self.log.started()
-        for epoch in range(self.progress.epoch, self.settings.num_epochs):
-            if self._stopped:  # perhaps before this run began
-                break
-            self._epoch(epoch)
-        if self.log is not None:
+        with contextlib.suppress(Stopped):
+            for epoch in range(self.progress.epoch, self.settings.num_epochs):
+                if self._stale or self.stopping:  # the first perhaps before this run began
+                    break
+                self._epoch(epoch)
+        if self.log is not None and not self.stopping:
             self.log.finished()
 
     @property
-    def _stopped(self) -> bool:
+    def _stale(self) -> bool:
         stopping = self.settings.early_stopping
         return stopping.enable and self.progress.stale >= stopping.patience
 
@@ -185,7 +188,7 @@ class _TrainingRun:
             self.log.epoch(figures, validated=validated)
             self.log.histograms(epoch, self.network)
         due = self.progress.is_due(self.settings.checkpoint_interval, self.settings.checkpoint_interval_unit)
-        self._report(figures, save=due or last or self._stopped, best=best, epoch=epoch)
+        self._report(figures, save=due or last or self._stale or self.stopping, best=best, epoch=epoch)
 
     def _train(self, epoch: int) -> EpochResult:
         skipped = self.progress.batch
@@ -205,9 +208,12 @@ class _TrainingRun:
             self.progress.step += 1
             if self.stateful.average is not None:
                 self.stateful.average.update_parameters(self.network)
+            self.stopping = self.stop_watch.stops_after(self.progress.step) or self.stopping
             unfinished = self.progress.batch < self.loader.batches_per_epoch  # the epoch's end writes its own
-            if by_step and unfinished and self.progress.step % every == 0:
+            if unfinished and (self.stopping or (by_step and self.progress.step % every == 0)):
                 self._report({"epoch": epoch, "step": self.progress.step}, save=True, best=False, epoch=epoch)
+                if self.stopping:
+                    raise Stopped
 
         if self.log is not None:
             batches = self.log.watch(epoch, batches)

@@ -16,7 +16,7 @@ from changenet import factory, storage
 from changenet.agreement import SpecDescribes, contradictions
 from changenet.data.pairs import PairSource
 from changenet.description import ModelDescription, Threshold
-from changenet.errors import SpecError
+from changenet.errors import CheckpointError, SpecError
 from changenet.evaluation.thresholds import fit_threshold
 from changenet.spec import Experiment
 from ray_jobs import cluster
@@ -53,13 +53,10 @@ class TrainedNetwork:
     def __init__(
         self, experiment: Experiment, action: Literal["evaluate", "inference"], *, address: str | None = None
     ) -> None:
-        section = getattr(experiment, action)
-        if not section.checkpoint:
-            raise SpecError("not given", where=f"{action}.checkpoint", fix="Name a checkpoint or a bundle folder.")
         self._experiment, self._action, self._address = experiment, action, address
-        path = storage.absolute(section.checkpoint)
+        path = storage.absolute(checkpoint_path(experiment, action))
         describe = SpecDescribes(experiment, path)
-        self.file = ModelFile(path, section.engine, experiment.encryption_key, describe=describe)
+        self.file = ModelFile(path, getattr(experiment, action).engine, experiment.encryption_key, describe=describe)
         inspector = self.file.load()
         self.engine, self.description = inspector.engine_name, inspector.description
         problems = list(contradictions(experiment, self.description, path))
@@ -121,6 +118,23 @@ class TrainedNetwork:
         )
         logger.info("Threshold %g fitted on %s.", threshold.value, source.annotations.path)
         return threshold
+
+
+def checkpoint_path(experiment: Experiment, action: Literal["evaluate", "inference", "export"]) -> str:
+    """Return the checkpoint (or bundle) that an action's section names.
+
+    Raises:
+        SpecError: It names none.
+        CheckpointError: There is none.
+    """
+    key = f"{action}.checkpoint"
+    path: str | None = getattr(experiment, action).checkpoint
+    if not path:
+        raise SpecError("not given", where=key, fix="Name a checkpoint, such as RESULTS/train/model_best.pth.")
+    if not storage.exists(path):
+        fix = "Run changenet train first, or name another file."
+        raise CheckpointError(f"there is no {path}", where=key, fix=fix)
+    return path
 
 
 def choose_threshold(

@@ -73,6 +73,8 @@ _WARNINGS = frozenset(
     }
 )
 
+LABEL_ERRORS = frozenset({Kind.EMPTY_LABEL, Kind.PASS_CASE})
+
 
 class PictureError(DataError):
     """One picture, or the path to it, is wrong; `kind` says how."""

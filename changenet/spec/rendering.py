@@ -12,7 +12,8 @@ import yaml
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from changenet.spec.effects import TABLE, WithoutEffect
+from changenet.spec.availability import UNREAD_SECTIONS
+from changenet.spec.effects import TABLE
 from changenet.spec.keys import Key, all_keys, field_at, is_list, plain, section_at
 from changenet.spec.overrides import parse_value
 from changenet.spec.tree import Path, Tree, parse_path, put, show_path
@@ -48,7 +49,7 @@ def key_table() -> str:
     for path, key in all_keys().items():
         section, _, name = path.rpartition(".")
         default = "required" if key.field.is_required() else f"`{flow(key.default)}`"
-        effect = next((_effect(entry) for entry in TABLE if f"{path}.".startswith(f"{entry.path}.")), "")
+        effect = f" *{noted}*" if (noted := _effect(path)) else ""
         cells = (f"`{name}`", default, key.allowed, f"{key.field.description}{effect}")
         groups.setdefault(section, []).append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines = []
@@ -89,8 +90,14 @@ def flow(value: Any) -> str:
     return last
 
 
-def _effect(entry: WithoutEffect) -> str:
-    return f" *No effect: {entry.reason}.*" if entry.unconditional else f" *No effect in some specs: {entry.reason}.*"
+def _effect(path: str) -> str:
+    """Return the note on a key, or on a whole section, that changes nothing."""
+    if f"{path}.".startswith(tuple(f"{section}." for section in UNREAD_SECTIONS)):
+        return "No effect: this version does not segment yet."
+    entry = next((entry for entry in TABLE if f"{path}.".startswith(f"{entry.path}.")), None)
+    if entry is None:
+        return ""
+    return f"No effect: {entry.reason}." if entry.unconditional else f"No effect in some specs: {entry.reason}."
 
 
 def _describe(path: Path) -> list[str]:
@@ -98,12 +105,14 @@ def _describe(path: Path) -> list[str]:
     if field is None:
         return []
     key = Key(show_path(path), field)
-    if section_at(path) is not None and not is_list(field):
-        return []
-    if is_list(field) and section_at(path) is not None:
+    marked = (*UNREAD_SECTIONS, *(entry.path for entry in TABLE if entry.unconditional))
+    noted = [_effect(key.path)] if key.path in marked else []
+    if section_at(path) is None:
+        return [f"{field.description} ({key.allowed})", *noted]
+    if is_list(field):
         inside = ", ".join(name.partition("[].")[2] for name in all_keys() if name.startswith(f"{key.path}[]."))
         return [f"{field.description} (list of mappings with {inside})"]
-    return [f"{field.description} ({key.allowed})"]
+    return noted
 
 
 def lines(tree: Mapping[str, Any], comments: Any, path: Path = (), *, above: bool = False) -> Iterator[str]:
@@ -115,7 +124,8 @@ def lines(tree: Mapping[str, Any], comments: Any, path: Path = (), *, above: boo
         if above:
             yield from (f"{indent}# {note}" for note in notes)
         if isinstance(value, dict) and section_at(here) is not None:
-            yield f"{indent}{flow(name)}:"
+            beside = f"  # {' '.join(notes)}" if notes and not above else ""
+            yield f"{indent}{flow(name)}:{beside}"
             yield from lines(value, comments, here, above=above)
         else:
             beside = f"  # {' '.join(notes)}" if notes and not above else ""

@@ -185,20 +185,23 @@ def test_secrets_reach_no_written_file(write_spec: Spec, tmp_path: Path) -> None
 def test_a_signal_leaves_a_usable_checkpoint_and_the_same_command_goes_on(
     number: signal.Signals, write_spec: Spec, tmp_path: Path
 ) -> None:
-    spec = write_spec(train__num_epochs=400)
+    spec = write_spec(train__num_epochs=400, train__checkpoint_interval=400)  # none is due: only the signal writes one
     latest = tmp_path / "results" / "train" / "changenet_model_classify_latest.pth"
+    metrics = latest.with_name("metrics.csv")
     process = subprocess.Popen(
         [sys.executable, "-m", "ray_jobs", "train", "-e", spec], stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
     deadline = time.monotonic() + 180
-    while not latest.exists():
+    while not metrics.exists():
         assert process.poll() is None, process.communicate()[1].decode()
         assert time.monotonic() < deadline
         time.sleep(0.2)
     process.send_signal(number)
     assert process.wait(timeout=60) == 1
-    done = load_checkpoint(str(latest)).training["progress"]["epoch"]
-    assert done >= 1
+    progress = load_checkpoint(str(latest)).training["progress"]
+    done = progress["epoch"]
+    assert done >= len(_rows(tmp_path / "results")), "at most the steps until the workers heard of it are repeated"
+    assert progress["step"] == 3 * done + progress["batch"]
     last = json.loads((tmp_path / "results" / "train" / "status.json").read_text().splitlines()[-1])
     assert last["status"] == "FAILURE"
     assert "interrupted" in last["message"]

@@ -1,0 +1,71 @@
+"""Stopping a run between two batches, so that it leaves a checkpoint of where it is.
+
+The driver asks the run's board (`ray_jobs.follow`); every worker tells the board each step that it ends and hears after
+which step all of them stop. No worker is ever more than a step ahead of another, so all of them hear it in time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class Stopped(Exception):  # noqa: N818 - no error: the run ends early, as it was asked to
+    """Ends the training loop of a worker."""
+
+
+class StopWatch:
+    """One worker's ear to the board.
+
+    Args:
+        board: The run's board.
+    """
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+        self._answer: Any = None
+
+    def stops_after(self, step: int) -> bool:
+        """Tell the board that a step of the optimiser is done, and say whether it was the last; call it every step.
+
+        The answer is the one to the step before: nothing waits for the board.
+        """
+        import ray
+
+        before, self._answer = self._answer, self._board.reached.remote(step)
+        last = None if before is None else ray.get(before)
+        return last is not None and step >= last
+
+
+def run_until_interrupted(fit: Callable[[], object], board: Any) -> None:
+    """Run `fit`; an interrupt makes the workers write a checkpoint first, a second one ends it at once.
+
+    Raises:
+        KeyboardInterrupt: It was interrupted; with luck `fit` has ended before.
+    """
+    import ray
+
+    outcome: Future[None] = Future()
+
+    def target() -> None:
+        try:
+            fit()
+        except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the thread that waits
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    # In a thread of its own Ray Train leaves the handling of signals to us.
+    threading.Thread(target=target, name="fit", daemon=True).start()
+    try:
+        outcome.result()
+    except KeyboardInterrupt:
+        if ray.get(board.stop.remote()):
+            logger.warning("Interrupted: a checkpoint is written first. Interrupt again to end at once.")
+            outcome.result()
+        raise
