@@ -30,9 +30,12 @@ def run(monkeypatch: pytest.MonkeyPatch, write_spec: Callable[..., str], tmp_pat
     monkeypatch.setattr(train.torch, "get_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(train.torch, "prepare_model", lambda network, **_options: network)
     monkeypatch.setattr(train_worker, "log_to", lambda _board: None)
-    board = SimpleNamespace(show=SimpleNamespace(remote=lambda *_: None))
+    monkeypatch.setattr(train_worker.ray, "get", lambda answer: answer)
 
-    def worker(checkpoint: str | None = None, **changes: Any) -> Path:
+    def worker(checkpoint: str | None = None, *, stop_after: int | None = None, **changes: Any) -> Path:
+        board = SimpleNamespace(
+            show=SimpleNamespace(remote=lambda *_: None), reached=SimpleNamespace(remote=lambda _step: stop_after)
+        )
         experiment = load_spec(write_spec(**changes)).experiment
         folder = tmp_path / "train"
         train_worker.train_worker(
@@ -58,6 +61,21 @@ def test_step_checkpoints_at_the_end_of_an_epoch_are_written(run: Run) -> None:
     # Three batches an epoch: the third step is the end of the first epoch.
     folder = run(train__num_epochs=2, train__checkpoint_interval=3, train__checkpoint_interval_unit="step")
     assert "model_epoch_000_step_00003.pth" in names(folder)
+
+
+def test_a_run_that_is_stopped_writes_where_it_is_and_goes_on_from_there(run: Run) -> None:
+    latest = run(train__num_epochs=2, train__checkpoint_interval=2, stop_after=2) / train_worker.LATEST
+    assert (
+        load_checkpoint(str(latest)).training["progress"] | {"epoch": 0, "batch": 2, "step": 2}
+        == (load_checkpoint(str(latest)).training["progress"])
+    )
+    folder = run(str(latest), train__num_epochs=2, train__checkpoint_interval=2)
+    assert "model_epoch_001_step_00006.pth" in names(folder)
+
+
+def test_a_run_that_is_stopped_at_the_end_of_an_epoch_ends_with_it(run: Run) -> None:
+    folder = run(train__num_epochs=2, train__checkpoint_interval=2, stop_after=3)
+    assert load_checkpoint(str(folder / train_worker.LATEST)).training["progress"]["epoch"] == 1
 
 
 def test_a_metric_of_training_picks_the_best_without_a_validation_set(run: Run) -> None:
