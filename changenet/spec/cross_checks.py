@@ -159,7 +159,7 @@ def _encoder(experiment: Experiment) -> Iterator[Finding]:
             ("model.backbone.feat_downsample", key), f"is true, but {backbone.type} is no FAN encoder", "Use false."
         )
     trained = backbone.pretrained_backbone_path or experiment.train.pretrained_model_path
-    if backbone.freeze_backbone and not trained and not backbone.type.endswith("_dinov3"):
+    if backbone.freeze_backbone and not trained:
         yield Finding(
             (
                 "model.backbone.freeze_backbone",

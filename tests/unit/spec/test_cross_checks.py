@@ -50,6 +50,10 @@ EUCLIDEAN = "model.classify.difference_module=euclidean"
         (["model.backbone.type=fan_tiny"], "model.backbone.type"),
         (["model.backbone.type=timm/"], "model.backbone.type"),
         (["model.backbone.freeze_backbone=true"], "model.backbone.freeze_backbone"),
+        (
+            ["model.backbone.freeze_backbone=true", "model.backbone.type=vit_small_dinov3"],
+            "model.backbone.freeze_backbone",
+        ),
         (["model.backbone.pretrained_backbone_path=bundled"], "model.backbone.pretrained_backbone_path"),
         (["model.backbone.type=timm/x", "model.backbone.feat_downsample=true"], "model.backbone.feat_downsample"),
         (["dataset.classify.image_ext=png"], "dataset.classify.image_ext"),
