@@ -7,9 +7,10 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from changenet import storage
-from changenet.errors import ChangeNetError, SpecError
+from changenet.errors import ChangeNetError, DataError, Problem, SpecError
 from changenet.spec import Experiment
 from ray_jobs import cluster
 from ray_jobs.action import Action
@@ -17,6 +18,9 @@ from ray_jobs.console import out, result_table
 from ray_jobs.follow import follow
 from ray_jobs.stopping import run_until_interrupted
 from ray_jobs.workers import plan_workers
+
+if TYPE_CHECKING:
+    from changenet.data.pairs import PairDataset, PairSource
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +39,12 @@ def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None)
         from ray_jobs.resume import find_start
 
         experiment = _with_seed(action.experiment)
-        factory.training_loader(experiment)
-        if factory.validation_loader(experiment) is None:
+        sources = [factory.training_loader(experiment).source]
+        if (validation := factory.validation_loader(experiment)) is None:
             _warn_of_no_validation(experiment)
+        else:
+            sources.append(cast("PairDataset", validation[0].dataset).source)
+        _check_files(sources)
         network = factory.make_network(experiment, pretrained=False)
         start = find_start(experiment, action.folder, network.arguments)
         if start.checkpoint is None:
@@ -90,6 +97,18 @@ def _fit(experiment: Experiment, action: Action, checkpoint: str | None) -> None
             run_until_interrupted(trainer.fit, board)
         except ray.train.TrainingFailedError as error:
             raise _cause(error) from error
+
+
+def _check_files(sources: Sequence[PairSource]) -> None:
+    """Make sure that no picture is missing, before a cluster is asked for anything."""
+    problems: list[Problem] = []
+    for source in sources:
+        try:
+            source.check_files()
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
 
 
 def _check_share(experiment: Experiment, workers: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from changenet.data.pairs import PairDataset
+from changenet.data.pairs import PairDataset, PairSource
 from changenet.data.sampling import WeightedBatchSampler
 
 Loader = DataLoader[dict[str, Any]]
@@ -27,6 +27,11 @@ class TrainingLoader:
     def __init__(self, *, dataset: PairDataset, sampler: WeightedBatchSampler, workers: int) -> None:
         self._dataset, self._sampler, self._skip = dataset, sampler, 0
         self._loader = _loader(dataset, _Batches(self), workers)
+
+    @property
+    def source(self) -> PairSource:
+        """The rows and pictures."""
+        return self._dataset.source
 
     @property
     def batches_per_epoch(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from changenet.data.findings import Findings
+from changenet.data.hints import missing_hint
 from changenet.data.images import MAX_PIXELS, decode_picture
-from changenet.data.kinds import PictureError
+from changenet.data.kinds import Kind, PictureError
 from changenet.data.lights import PictureLayout, Pixels
 from changenet.data.paths import PicturePaths
 from changenet.data.randomness import generator
-from changenet.errors import DataError
+from changenet.errors import DataError, Problem
 
 if TYPE_CHECKING:
     from changenet.data.annotations import Annotations
@@ -107,6 +110,32 @@ class PairSource:
             return self._decode(files), kept[0][None] if len(kept) == 1 else np.stack(kept)
         except PictureError as error:
             raise self._at(row, error) from error
+
+    def check_files(self) -> None:
+        """Make sure that every file that the rows need is there. None is opened: `changenet.data.scan` does that.
+
+        Raises:
+            DataError: All that are missing or lie outside `images_dir`; of many the first, with the lines of the CSV file.
+        """
+        findings, there = Findings(), set[str]()
+        missing: list[tuple[int, str]] = []
+        for row in range(len(self)):
+            try:
+                files = [file for lights in (self._test_files(row), *self._golden_files(row, None)) for file in lights]
+            except PictureError as error:
+                findings.add(error.kind, error.problem.what, where=error.problem.where, fix=error.problem.fix)
+                continue
+            for file in files:
+                if file not in there and os.path.isfile(file):  # noqa: PTH113 - much faster than Path for so many
+                    there.add(file)
+                elif file not in there:
+                    missing.append((row, file))
+        problems = (
+            Problem(f"{file}: no such picture", self.annotations.where(row), missing_hint(file, self._paths.root))
+            for row, file in missing
+        )
+        findings.add_many(Kind.MISSING_PICTURE, len(missing), problems)
+        findings.raise_errors()
 
     def assemble(self, test: Pixels, goldens: Pixels) -> tuple[Pixels, Pixels]:
         """Put the lights of a pair into whole pictures, as `read` returns them."""

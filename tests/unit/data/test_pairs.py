@@ -143,6 +143,18 @@ def test_a_path_outside_names_the_line(source_of):
         source.test_paths(0)
 
 
+def test_all_missing_files_are_told_at_once_without_opening_any(source_of, tmp_path):
+    source = source_of()
+    for name in ("part01", "part04"):
+        next((tmp_path / "images").rglob(f"test*/**/{name}.png")).unlink()
+    next((tmp_path / "images").rglob("part02.png")).write_bytes(b"no picture, but there")
+    with pytest.raises(DataError) as caught:
+        source.check_files()
+    assert [problem.where.rsplit(":", 1)[1] for problem in caught.value.problems] == ["3", "6"]
+    assert all("no such picture" in problem.what for problem in caught.value.problems)
+    source_of(count=4).check_files()
+
+
 def test_goldens_are_decoded_once_and_never_changed(source_of, tmp_path):
     augmentation = PairAugmentation(hflip_probability=1.0, color_probability=1.0, shift_probability=1.0)
     source = source_of()
