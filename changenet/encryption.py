@@ -29,6 +29,7 @@ MAGIC = b"\x89CHGNET\n"
 VERSION = 1
 _HEADER = struct.Struct(">8sBBBBI16s7s")
 _TAG_BYTES = 16
+_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".tlt")  # common ones, of files worth a hint
 _NOT_SEALED = "not an encrypted model file"
 _KEY_FIX = "Check encryption_key, or copy the file again from where it was written."
 
@@ -219,7 +220,7 @@ def read_model(path: str | os.PathLike[str], encryption_key: str | None) -> io.B
     """Return the verified content of a model file in memory; a file in the clear needs no key and ignores one.
 
     Raises:
-        CheckpointError: No such file, or it is encrypted and the key is missing or wrong, or it is damaged.
+        CheckpointError: No such file, or a folder, or it is encrypted and the key is missing or wrong, or it is damaged.
     """
     try:
         with fsspec.open(str(path), "rb") as file:
@@ -229,4 +230,8 @@ def read_model(path: str | os.PathLike[str], encryption_key: str | None) -> io.B
                 return io.BytesIO(file.read())
             return read_sealed(file, encryption_key, where=str(path))
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise CheckpointError("no such file", where=str(path), fix="Check the path.") from error
+        names = storage.names_inside(path)
+        if not names:
+            raise CheckpointError("no such file", where=str(path), fix="Check the path.") from error
+        fix = f"Name the file inside: {', '.join([name for name in names if name.endswith(_SUFFIXES)] or names[:5])}."
+        raise CheckpointError("is a folder, not a file", where=str(path), fix=fix) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import random
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ from changenet.spec import Experiment
 from changenet.training import losses, optimizers
 from changenet.training.checkpoint import load_checkpoint, package_versions
 from changenet.training.state import Stateful
+
+logger = logging.getLogger(__name__)
 
 Split = Literal["train", "validation", "test", "infer"]
 
@@ -227,7 +230,7 @@ def load_pretrained(network: ChangeNet, experiment: Experiment) -> None:
         checkpoint = load_checkpoint(
             model,
             encryption_key=experiment.secret(),
-            describe=lambda _: describe(experiment, network_arguments(experiment)),
+            describe=lambda _: describe_tao(experiment, model),
         )
         load_exactly(
             network, checkpoint.state, where=model, fix="train.pretrained_model_path needs the network of its training."
@@ -238,7 +241,7 @@ def load_pretrained(network: ChangeNet, experiment: Experiment) -> None:
             if asked:  # and TAO's network, which these weights are of, did not do it
                 network.force_align_corners_off()
     elif encoder:
-        load_backbone(network, encoder)
+        load_backbone(network, encoder, encryption_key=experiment.secret())
 
 
 def make_loss(experiment: Experiment) -> losses.Loss:
@@ -297,6 +300,22 @@ def describe(experiment: Experiment, arguments: Mapping[str, Any], *, data_hash:
         versions=package_versions(),
         data_hash=data_hash,
     )
+
+
+def describe_tao(experiment: Experiment, path: str) -> ModelDescription:
+    """Return the description of a TAO checkpoint's network by the spec of its training.
+
+    A spec does not show whether a C-RADIO checkpoint was trained with the statistics that it writes: TAO 7.3 replaces
+    ImageNet's, 6.25 does not (reference 3.5). It is read as 7.3 does, with a warning.
+    """
+    if "radio" in experiment.model.backbone.type and not any(experiment.statistics):
+        logger.warning(
+            "%s: the pictures get CLIP's mean and deviation, as TAO 7.3 trains C-RADIO. For a checkpoint of TAO 6.25 or "
+            "earlier, which was trained with ImageNet's, write rgb_input_mean: [0.4852, 0.456, 0.406] and "
+            "rgb_input_std: [0.229, 0.224, 0.225]: what is not exactly ImageNet's is taken as written.",
+            path,
+        )
+    return describe(experiment, network_arguments(experiment))
 
 
 def training_data_hash(experiment: Experiment) -> str:

@@ -55,6 +55,14 @@ def exists(path: str | os.PathLike[str]) -> bool:
     return bool(file_system.exists(inside))
 
 
+def names_inside(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the names in a folder, sorted; none where it is no folder."""
+    file_system, inside = fsspec.core.url_to_fs(str(folder))
+    if not file_system.isdir(inside):
+        return []
+    return sorted(str(name).rstrip("/").rpartition("/")[2] for name in file_system.ls(inside, detail=False))
+
+
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """Return the whole file.
 

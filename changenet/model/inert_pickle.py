@@ -28,6 +28,7 @@ _STORAGES = {
         "Bool": torch.bool, "Untyped": torch.uint8,
     }.items()
 }  # fmt: skip
+_ARCHIVE = b"PK\x03\x04"  # begins a zip file
 _DEEPEST = 50
 # What the pickle machine and torch raise for files that are damaged or made to do harm.
 _DAMAGE = (
@@ -85,12 +86,15 @@ def read_inert(content: IO[bytes]) -> Any:
     """
     try:
         start = content.tell()
-        zipped = zipfile.is_zipfile(content)
+        archive, zipped = content.read(len(_ARCHIVE)) == _ARCHIVE, zipfile.is_zipfile(content)
         content.seek(start)
+        if archive and not zipped:
+            raise pickle.UnpicklingError("is an archive that is cut short")
         return _read_zip(content) if zipped else _read_legacy(content)
     except _DAMAGE as error:
-        message = str(error).strip().split("\n")[0] or type(error).__name__
-        raise pickle.UnpicklingError(message) from error
+        # What else Python raises speaks of its own work, not of the file.
+        message = str(error) if isinstance(error, pickle.PickleError | zipfile.BadZipFile) else "is damaged"
+        raise pickle.UnpicklingError(message.strip().split("\n")[0]) from error
 
 
 def plain(value: Any) -> Any:
@@ -224,7 +228,7 @@ def _read_zip(content: IO[bytes]) -> Any:
         names = set(archive.namelist())
         roots = [name.removesuffix("data.pkl") for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(roots) != 1 or f"{roots[0]}constants.pkl" in names:
-            raise pickle.UnpicklingError("is an archive, but not of weights")
+            raise pickle.UnpicklingError("is an archive, but not of weights (TorchScript, or another zip file)")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise pickle.UnpicklingError("is a compressed archive, which torch does not write")
         root, storages = roots[0], dict[str, Tensor]()

@@ -69,13 +69,14 @@ class BackboneReport:
         return ", ".join(parts)
 
 
-def load_backbone(network: ChangeNet, path: str) -> BackboneReport:
+def load_backbone(network: ChangeNet, path: str, *, encryption_key: str | None = None) -> BackboneReport:
     """Load encoder weights and say what was loaded; whatever does not fit is left alone.
 
     Args:
         network: Its `backbone` receives the weights.
-        path: A `.pth`, `.pt`, `.ckpt` or `.safetensors` file: TAO's, timm's, Hugging Face's, Meta's or a plain one, of an
-            encoder or of a whole Visual ChangeNet; or `bundled` for the weights that come as a package.
+        path: A file of `torch.save` or safetensors: TAO's, timm's, Hugging Face's, Meta's or a plain one, of an encoder or
+            of a whole Visual ChangeNet; or `bundled` for the weights that come as a package.
+        encryption_key: Opens checkpoints of ours that are encrypted.
 
     Raises:
         SpecError: `bundled` with an encoder that no package has weights for, or the package is not installed.
@@ -84,7 +85,7 @@ def load_backbone(network: ChangeNet, path: str) -> BackboneReport:
     if path == BUNDLED:
         tensors, source = bundled_weights(str(network.arguments["backbone"])), BUNDLED
     else:
-        tensors, source = _encoder_tensors(read_weights(path), path)
+        tensors, source = _encoder_tensors(read_weights(path, encryption_key=encryption_key), path)
     backbone = network.backbone
     wanted = backbone.state_dict()
     named = fit_shapes(backbone.weight_names(tensors), wanted)

@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from changenet import storage
+from changenet import encryption
 from changenet.errors import CheckpointError, Problem
-from changenet.model.inert_pickle import read_inert
+from changenet.model.inert_pickle import Record, read_inert
 
-SUFFIXES = (".pth", ".pth.tar", ".pt", ".ckpt", ".tlt", ".safetensors")
 _SHOWN = 5
+_LONGEST_HEADER = 100_000_000  # bytes, of a safetensors file, by its format
+_PLACES = ("state_dict", "model")  # where training programs put the tensors
 
 
 @dataclass(frozen=True)
@@ -36,23 +38,26 @@ class WeightFile:
     beside: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
-def read_weights(path: str) -> WeightFile:
-    """Read a `.safetensors` file or a pickled one: its `state_dict`, its `model`, or itself.
+def read_weights(path: str, *, encryption_key: str | None = None) -> WeightFile:
+    """Read a safetensors file or a pickled one: its `state_dict`, its `model`, or itself.
 
-    Pickled files are read without running anything in them (`read_pickled`).
+    What a file is shows by its content, whatever its name. Pickled files are read without running anything in them
+    (`read_pickled`).
+
+    Args:
+        path: File or URI.
+        encryption_key: Opens files of ours that are encrypted.
 
     Raises:
-        CheckpointError: The file is missing, damaged, encrypted, or holds no tensors.
+        CheckpointError: The file is missing, a folder, damaged, encrypted with another key or by TAO, or holds no
+            tensors.
     """
-    if not path.endswith(SUFFIXES):
-        raise CheckpointError("no file of weights", where=path, fix=f"Its suffix must be one of {', '.join(SUFFIXES)}.")
-    if not storage.exists(path):
-        raise CheckpointError("no such file", where=path, fix="Check the path.")
-    if not path.endswith(".safetensors"):
-        return find_weights(read_pickled(io.BytesIO(storage.read_bytes(path)), where=path), where=path)
+    content = encryption.read_model(path, encryption_key)
+    if not _is_safetensors(content):
+        return find_weights(read_pickled(content, where=path), where=path)
     try:
-        return find_weights(_read_safetensors(path), where=path)
-    except (ValueError, SafetensorError, OSError) as error:
+        return find_weights(safetensors.torch.load(content.getvalue()), where=path)
+    except (ValueError, SafetensorError) as error:
         raise _unreadable(error, path) from error
 
 
@@ -60,16 +65,22 @@ def read_pickled(content: io.BytesIO, *, where: str) -> Any:
     """Return what a file of `torch.save` holds, on the CPU; objects that are neither tensors nor plain become `Record`s.
 
     Raises:
-        CheckpointError: The file is damaged.
+        CheckpointError: The file is empty, damaged, or something else.
     """
+    start = bytes(content.getbuffer()[:4])
+    if not start:
+        raise CheckpointError("is empty", where=where, fix="Copy the file again.")
+    if not start.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive; a pickle since its protocol 2
+        what = "is neither a file of torch.save nor of safetensors"
+        raise CheckpointError(what, where=where, fix="Give a file of weights.")
     try:
-        try:
-            with warnings.catch_warnings(action="ignore"):  # about pickles that the next reader takes
-                return torch.load(content, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:  # it holds more than tensors and plain values
-            content.seek(0)
-            return read_inert(content)
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, OSError) as error:
+        with warnings.catch_warnings(action="ignore"):  # about pickles that the next reader takes
+            return torch.load(content, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError, OSError):
+        content.seek(0)  # it holds more than tensors and plain values; or the next reader says in our words what it is
+    try:
+        return read_inert(content)
+    except pickle.UnpicklingError as error:
         raise _unreadable(error, where) from error
 
 
@@ -77,8 +88,10 @@ def find_weights(content: Any, *, where: str) -> WeightFile:
     """Return the tensors of a file's content, wherever training programs put them.
 
     Raises:
-        CheckpointError: It is encrypted by TAO, or holds no tensors.
+        CheckpointError: It is encrypted by TAO, a pickled module, or holds no tensors.
     """
+    if isinstance(content, Record):
+        raise _pickled_module(content, where)
     if not isinstance(content, dict):
         raise CheckpointError(f"holds a {type(content).__name__}, not named tensors", where=where)
     if "state_dict_encrypted" in content:
@@ -86,11 +99,12 @@ def find_weights(content: Any, *, where: str) -> WeightFile:
             "is encrypted by TAO, with a method that only TAO has", where=where, fix="Save it from TAO without a key."
         )
     tag = content.get("tao_model")
-    key = next((key for key in ("state_dict", "model") if isinstance(content.get(key), dict)), None)
+    key = next((key for key in _PLACES if isinstance(content.get(key), dict)), None)
     inner = content if key is None else content[key]
     tensors = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise CheckpointError("holds no tensors", where=where)
+        module = next((each for key in _PLACES if isinstance(each := content.get(key), Record)), None)
+        raise CheckpointError("holds no tensors", where=where) if module is None else _pickled_module(module, where)
     beside = {} if key is None else {str(name): value for name, value in content.items() if name != key}
     return WeightFile(tensors, tag if isinstance(tag, str) else "", beside)
 
@@ -146,10 +160,17 @@ def _sides(tensor: Tensor) -> list[int]:
     return [side for side in tensor.shape if side != 1]
 
 
-def _read_safetensors(path: str) -> dict[str, Any]:
-    import safetensors.torch
+def _is_safetensors(content: io.BytesIO) -> bool:
+    """Say whether a file begins as the format has it: the length of the header (8 bytes), then the header, in JSON."""
+    start = bytes(content.getbuffer()[:9])
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _LONGEST_HEADER
 
-    return dict(safetensors.torch.load(storage.read_bytes(path)))
+
+def _pickled_module(module: Record, where: str) -> CheckpointError:
+    kind = module.name.rpartition(".")[2]
+    return CheckpointError(
+        f"holds a pickled module ({kind}), not named tensors", where=where, fix="Save its state_dict() and give that."
+    )
 
 
 def _unreadable(error: Exception, path: str) -> CheckpointError:

@@ -60,6 +60,17 @@ def test_training_starts_from_a_model_of_ours(experiment: Any, tmp_path: Path) -
     assert same(factory.make_network(spec), trained)
 
 
+def test_an_encrypted_model_of_ours_gives_its_encoder(tao_spec: dict[str, Any], tmp_path: Path) -> None:
+    path = str(tmp_path / "sealed.pth")
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(tao_spec))
+    overrides = [f"model.backbone.pretrained_backbone_path={path}", "encryption_key=secret"]
+    spec = load_spec(tmp_path / "spec.yaml", overrides).experiment
+    trained = ChangeNet(**factory.network_arguments(spec))
+    described = factory.describe(spec, trained.arguments)
+    save_checkpoint(path, Checkpoint(described, trained.state_dict()), encryption_key="secret")
+    assert same(factory.make_network(spec).backbone, trained.backbone)
+
+
 @pytest.mark.parametrize("ours", [True, False])
 def test_tensors_that_differ_are_listed(ours: bool, experiment: Any, write_tao: Write, tmp_path: Path) -> None:
     path = str(tmp_path / "ours.pth") if ours else write_tao()

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from changenet.encryption import write_model
 from changenet.errors import CheckpointError
 from changenet.model.weight_files import load_exactly, read_weights
 
@@ -69,20 +70,61 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "plain.pt").write_bytes(pickle.dumps([1, 2]))
     torch.save({"epoch": 3}, tmp_path / "none.pth")
     torch.save({"state_dict_encrypted": True, "state_dict": b"x"}, tmp_path / "sealed.pth")
-    names = (
-        "cut.pth",
-        "text.pth",
-        "empty.pth",
-        "a.onnx",
-        "bad.safetensors",
-        "plain.pt",
-        "none.pth",
-        "sealed.pth",
-        "no.pt",
-    )
-    for name in names:
-        with pytest.raises(CheckpointError, match=name):
+    save_file({"a": torch.ones(100)}, tmp_path / "whole.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:40])
+    (tmp_path / "junk.pth").write_bytes(b"\x80\x02e" + b"\x00" * 40)
+    trace = torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2))
+    torch.jit.save(trace, tmp_path / "script.pt")
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
+    torch.save({"model": nn.Linear(2, 2), "epoch": 3}, tmp_path / "inside.pth")
+    module = r"holds a pickled module \(Linear\), not named tensors. Save its state_dict\(\)"
+    reasons = {
+        "cut.pth": "is an archive that is cut short. Is it whole?",
+        "text.pth": "is neither a file of torch.save nor of safetensors",
+        "empty.pth": "is empty",
+        "a.onnx": "is empty",
+        "bad.safetensors": "is neither",
+        "cut.safetensors": "Is it whole?",
+        "junk.pth": "cannot be read as weights",
+        "plain.pt": "is no file that torch.save wrote",
+        "none.pth": "holds no tensors",
+        "sealed.pth": "is encrypted by TAO",
+        "no.pt": "no such file",
+        "script.pt": "is an archive, but not of weights",
+        "module.pth": module,
+        "inside.pth": module,
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(CheckpointError, match=f"{name}: .*{reason}") as caught:
             read_weights(str(tmp_path / name))
+        assert "weights_only" not in str(caught.value)
+
+
+def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "pytorch_model.bin")
+    torch.save({"a": torch.ones(1)}, tmp_path / "old", _use_new_zipfile_serialization=False)
+    # 640 bytes of header begin the file with what also begins a pickle.
+    padding = {"note": "x" * 556}
+    save_file({"a": torch.ones(1)}, tmp_path / "renamed.pth", metadata=padding)
+    assert (tmp_path / "renamed.pth").read_bytes().startswith(b"\x80\x02")
+    for name in ("pytorch_model.bin", "old", "renamed.pth"):
+        assert list(read_weights(str(tmp_path / name)).tensors) == ["a"]
+
+
+def test_a_folder_names_the_files_inside(tmp_path: Path) -> None:
+    for name in ("README.md", "config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=r"is a folder, not a file. Name the file inside: model.safetensors\.$"):
+        read_weights(str(tmp_path))
+
+
+def test_an_encrypted_file_opens_with_its_key(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.pth")
+    with write_model(path, "secret") as file:
+        torch.save({"state_dict": {"a": torch.ones(1)}}, file)
+    assert list(read_weights(path, encryption_key="secret").tensors) == ["a"]
+    with pytest.raises(CheckpointError, match="encrypted, and there is no key"):
+        read_weights(path)
 
 
 def test_loading_exactly_refuses_any_difference_and_changes_nothing() -> None:
