@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +14,11 @@ from PIL import Image
 import changenet
 from changenet.synthetic import Request, write_dataset
 from changenet.training.checkpoint import load_checkpoint
-from ray_jobs import cluster, evaluate, export, inference, train
+from ray_jobs import evaluate, export, inference, train
 
 Spec = Callable[..., str]
 PART = ("missing", "shifted", "rotated", "tombstone")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    os.environ.update(cluster.ENVIRONMENT)
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

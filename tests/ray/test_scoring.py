@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +20,15 @@ from changenet.errors import DataError
 from changenet.inspection import Inspector
 from changenet.model.network import ChangeNet
 from changenet.training.checkpoint import Checkpoint, save_checkpoint
-from ray_jobs import cluster, evaluate, inference
+from ray_jobs import evaluate, inference
 from ray_jobs.scoring import ModelFile, score_rows, write_scores
 from ray_jobs.workers import Workers
 
 SIDE = 32
 ROWS = 23
 Checkpoints = Callable[..., str]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    os.environ.update(cluster.ENVIRONMENT)
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # else Ray writes a token into the home folder
-    import ray
-
-    ray.init(address="local", num_cpus=4, include_dashboard=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
+CPUS = 4
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,10 @@ import torch
 
 from changenet.errors import SpecError
 from changenet.training.checkpoint import load_checkpoint
-from ray_jobs import cluster, convert, evaluate, inference, train
+from ray_jobs import convert, evaluate, inference, train
 
 Write = Callable[..., str]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    os.environ.update(cluster.ENVIRONMENT)
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -21,19 +20,10 @@ from changenet.errors import CheckpointError, DataError
 from changenet.inspection import Inspector
 from changenet.spec.train import Monitor
 from changenet.training.checkpoint import load_checkpoint
-from ray_jobs import cluster, train
+from ray_jobs import train
 
 Spec = Callable[..., str]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    os.environ.update(cluster.ENVIRONMENT)
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def _rows(results: Path) -> list[dict[str, str]]:
