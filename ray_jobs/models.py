@@ -13,6 +13,7 @@ from ray_jobs.console import out
 TITLES = {
     "fan": "FAN-Hybrid, as in TAO",
     "vit": "Vision transformers, as in TAO; learnable networks see them through a ViT-Adapter",
+    "convolutional": "Other convolutional networks",
     "timm": "All others of timm: `changenet models timm/PART` searches their names",
 }
 HEADINGS = ("name", "parameters", "side of a light; of the whole picture", "levels", "licence of the public weights")

@@ -16,6 +16,7 @@ from typing import Literal
 
 from changenet.errors import SpecError
 
+Family = Literal["fan", "vit", "convolutional", "timm"]
 TIMM_PREFIX = "timm/"
 BACKBONE_KEY = "model.backbone.type"
 Triple = tuple[float, float, float]
@@ -38,7 +39,8 @@ class BackboneFacts:
 
     Args:
         name: As `model.backbone.type` writes it.
-        family: `fan`, `vit` or `timm`.
+        family: `fan`; `vit`: square pictures and an adapter; `convolutional`: any other encoder with a builder of its own;
+            `timm`.
         module: Of `changenet.model.backbones`; importing it registers the builder.
         side_multiple: Height and width of the (concatenated) picture must be multiples of it.
         vector_multiple: The same for a euclidean network that gets one vector from the encoder; None where it gets a
@@ -54,7 +56,7 @@ class BackboneFacts:
     """
 
     name: str
-    family: Literal["fan", "vit", "timm"] = "timm"
+    family: Family = "timm"
     module: str = "timm_encoder"
     side_multiple: int = 1
     vector_multiple: int | None = None
@@ -73,7 +75,7 @@ class BackboneFacts:
         if self.family == "timm":
             return "most: any sides; plain transformers: multiples of 32 (euclidean: of the patch)"
         if self.vector_multiple is None:
-            return f"sides are multiples of {self.side_multiple}"
+            return "any sides" if self.side_multiple == 1 else f"sides are multiples of {self.side_multiple}"
         return f"square, multiples of {self.side_multiple} (euclidean: of {self.vector_multiple})"
 
     @property
@@ -163,7 +165,6 @@ CATALOGUE = {
         _dinov3("vit_7b_dinov3", width=4096, parameters=7_237_292_056, vector_parameters=6_716_030_976),
     )
 }
-TAO_BACKBONES = tuple(CATALOGUE)
 
 
 def listing() -> tuple[BackboneFacts, ...]:
@@ -191,7 +192,7 @@ def backbone_facts(name: str, *, feat_downsample: bool = False) -> BackboneFacts
     if name.startswith(TIMM_PREFIX) and len(name) > len(TIMM_PREFIX):
         return BackboneFacts(name, head="pool")
     if name not in CATALOGUE:
-        raise unknown_backbone(name, TAO_BACKBONES)
+        raise unknown_backbone(name, CATALOGUE)
     facts = CATALOGUE[name]
     if facts.family == "fan" and feat_downsample:
         assert facts.widths is not None
@@ -207,5 +208,5 @@ def unknown_backbone(name: str, known: Iterable[str]) -> SpecError:
     return SpecError(
         f"there is no encoder {name!r}",
         where=BACKBONE_KEY,
-        fix=f"{fix} Allowed: {', '.join(TAO_BACKBONES)}, {TIMM_PREFIX}<name>.".strip(),
+        fix=f"{fix} Allowed: {', '.join(CATALOGUE)}, {TIMM_PREFIX}<name>.".strip(),
     )

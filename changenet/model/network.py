@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from changenet.errors import Problem, SpecError
+from changenet.model.arguments import check_arguments, check_strides
 from changenet.model.backbones import Request, build_backbone, default_normalisation
 from changenet.model.catalogue import backbone_facts
 from changenet.model.difference import DifferencePyramid
@@ -51,7 +51,7 @@ class ChangeNet(nn.Module):
     """Says how different a test picture is from its golden.
 
     Args:
-        backbone: Encoder: one of `changenet.model.catalogue.TAO_BACKBONES` or `timm/<name>`.
+        backbone: Encoder: one of `changenet.model.catalogue.CATALOGUE` or `timm/<name>`.
         difference_module: `learnable`: class logits (B, num_classes) from learned differences of the pyramid;
             `euclidean`: the distance (B,) between two embeddings.
         image_size: Height and width of the picture after its lights were combined.
@@ -122,7 +122,8 @@ class ChangeNet(nn.Module):
             "num_golden": num_golden,
             "golden_gradients": golden_gradients,
         }
-        _check(self._arguments, facts.multiple(learnable=difference_module == "learnable"))
+        multiple = facts.multiple(learnable=difference_module == "learnable")
+        check_arguments(self._arguments, side_multiple=multiple)
         height, width = self._arguments["image_size"]
         self.image_size: tuple[int, int] = (height, width)
         self.head_kind: HeadKind = self._arguments["head"]
@@ -146,7 +147,7 @@ class ChangeNet(nn.Module):
         sizes = self.backbone.level_sizes(self.image_size) if self._one_size and vector_width is None else None
         self.pyramid: DifferencePyramid | None = None
         if difference_module == "learnable":
-            _check_strides(self._arguments["feature_strides"], self.backbone.strides)
+            check_strides(self._arguments["feature_strides"], self.backbone.strides)
             fusion_size = sizes[0] if sizes else None
             if sizes and num_golden > 1:
                 check_level_sizes(sizes, self.backbone.strides, image_size=self.image_size, backbone=backbone)
@@ -305,56 +306,3 @@ def distance(test: Tensor, golden: Tensor) -> Tensor:
     """Return the Euclidean distance (B,) between embeddings (B, K), in float32."""
     length: Tensor = torch.linalg.vector_norm(test.float() - golden.float() + DISTANCE_EPS, dim=1)
     return length
-
-
-def _check(arguments: dict[str, Any], side_multiple: int) -> None:
-    height, width = arguments["image_size"]
-    problems = []
-    if height % side_multiple or width % side_multiple or min(height, width) < 1:
-        problems.append(
-            Problem(
-                f"the picture is {height}x{width} (height x width), but {arguments['backbone']} needs both sides to be "
-                f"multiples of {side_multiple}",
-                where="dataset.classify.image_height / image_width",
-            )
-        )
-    if not 1 <= arguments["learnable_difference_modules"] <= 4:
-        problems.append(
-            Problem(
-                f"{arguments['learnable_difference_modules']} is not in 1-4",
-                where="model.classify.learnable_difference_modules",
-            )
-        )
-    if arguments["num_classes"] < 2:
-        problems.append(Problem(f"{arguments['num_classes']} is below 2", where="dataset.classify.num_classes"))
-    if arguments["num_golden"] < 1:
-        problems.append(Problem(f"{arguments['num_golden']} is below 1", where="dataset.classify.num_golden"))
-    elif arguments["num_golden"] > 1 and arguments["difference_module"] == "euclidean":
-        problems.append(
-            Problem(
-                f"{arguments['num_golden']} goldens, but the euclidean comparison takes one",
-                where="dataset.classify.num_golden",
-                fix="Use difference_module learnable, or one golden.",
-            )
-        )
-    allowed = {
-        "difference_module": ("learnable", "euclidean"),
-        "head": ("flatten", "pool"),
-        "golden_gradients": ("first", "all"),
-    }
-    problems += [
-        Problem(f"{arguments[key]!r} is not one of {', '.join(values)}", where=f"model.classify.{key}")
-        for key, values in allowed.items()
-        if arguments[key] not in values
-    ]
-    if problems:
-        raise SpecError(problems)
-
-
-def _check_strides(stated: list[int] | None, real: Sequence[int]) -> None:
-    if stated is not None and tuple(stated) != tuple(real):
-        raise SpecError(
-            f"{stated} are not the strides of this encoder",
-            where="model.decode_head.feature_strides",
-            fix=f"Write {list(real)}, or leave it out.",
-        )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from changenet.description import PASS
-from changenet.model.catalogue import GOLDEN_CELL
+from changenet.description import PASS, UNSCORED
+from changenet.model.catalogue import CATALOGUE, GOLDEN_CELL, unknown_backbone
 from changenet.spec import encoders
 from changenet.spec.experiment import Experiment
 
@@ -80,6 +79,9 @@ def _classes(experiment: Experiment) -> Iterator[Finding]:
     key = f"{DATA}.classes"
     if len(set(listed)) != len(listed) or not all(name.strip() == name != "" for name in listed):
         yield Finding((key,), f"is {list(listed)}", "Give every class a name of its own, without blanks around it.")
+    if UNSCORED in listed:
+        what = f"is {list(listed)}, but {UNSCORED} is what prediction says of a row that could not be scored"
+        yield Finding((key,), what, "Choose another name.")
     if PASS in listed and listed[0] != PASS:
         yield Finding((key,), f"is {list(listed)}", "PASS must be the first class.")
     if width is not None and width != len(experiment.classes):
@@ -150,10 +152,8 @@ def _encoder(experiment: Experiment) -> Iterator[Finding]:
     backbone, key = experiment.model.backbone, "model.backbone.type"
     kind = encoders.family(backbone.type)
     if kind == "unknown":
-        names = [*encoders.FAN_NAMES, *encoders.VIT_NAMES]
-        close = difflib.get_close_matches(backbone.type, names, n=1)
-        guess = f"Did you mean {close[0]!r}? " if close else ""
-        yield Finding((key,), f"is {backbone.type!r}", f"{guess}Allowed: {', '.join(names)} or timm/NAME.")
+        (problem,) = unknown_backbone(backbone.type, CATALOGUE).problems
+        yield Finding((key,), problem.what, problem.fix)
     if backbone.feat_downsample and kind != "fan":
         yield Finding(
             ("model.backbone.feat_downsample", key), f"is true, but {backbone.type} is no FAN encoder", "Use false."
@@ -169,7 +169,7 @@ def _encoder(experiment: Experiment) -> Iterator[Finding]:
             "is true, but model.backbone.pretrained_backbone_path is not set: random weights would stay random",
             "Set pretrained_backbone_path, or freeze_backbone false.",
         )
-    if backbone.pretrained_backbone_path == "bundled" and kind in ("fan", "vit"):
+    if backbone.pretrained_backbone_path == "bundled" and kind not in ("timm", "unknown"):
         yield Finding(
             ("model.backbone.pretrained_backbone_path", key),
             f"is 'bundled', but no installed package has weights of {backbone.type}",

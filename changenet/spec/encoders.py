@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from changenet.model.catalogue import CATALOGUE, TIMM_PREFIX, backbone_facts
-
-Family = Literal["fan", "vit", "timm", "unknown"]
-
-FAN_NAMES = tuple(name for name, facts in CATALOGUE.items() if facts.family == "fan")
-VIT_NAMES = tuple(name for name, facts in CATALOGUE.items() if facts.family == "vit")
+from changenet.model.catalogue import CATALOGUE, TIMM_PREFIX, Family, backbone_facts
 
 
-def family(name: str) -> Family:
+def family(name: str) -> Family | Literal["unknown"]:
     """Say which kind of encoder a name of `model.backbone.type` means.
 
     >>> family("timm/tf_efficientnet_lite0")
@@ -52,5 +47,5 @@ def side_multiple(name: str, *, learnable: bool, feat_downsample: bool = False) 
 
 def default_side(name: str) -> int:
     """Return the side of one light when the spec names none, in pixels."""
-    known = name if family(name) != "unknown" else FAN_NAMES[0]
+    known = name if family(name) != "unknown" else next(iter(CATALOGUE))
     return backbone_facts(known).default_side

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from changenet.model.catalogue import TIMM_PREFIX, Triple, backbone_facts
+from changenet.model.catalogue import CATALOGUE, TIMM_PREFIX, Triple, backbone_facts
 
 
 class Backbone(nn.Module):
@@ -86,7 +86,7 @@ def build_backbone(name: str, request: Request) -> Backbone:
     """Build an encoder with fresh weights.
 
     Args:
-        name: One of `changenet.model.catalogue.TAO_BACKBONES`, or `timm/<name>`.
+        name: One of `changenet.model.catalogue.CATALOGUE`, or `timm/<name>`.
         request: What is asked of it.
 
     Raises:
@@ -94,7 +94,7 @@ def build_backbone(name: str, request: Request) -> Backbone:
     """
     facts = backbone_facts(name)
     importlib.import_module(f"changenet.model.backbones.{facts.module}")
-    return _builders[TIMM_PREFIX if facts.family == "timm" else name](name, request)
+    return _builders[name if name in CATALOGUE else TIMM_PREFIX](name, request)
 
 
 def default_normalisation(name: str) -> tuple[Triple, Triple]:

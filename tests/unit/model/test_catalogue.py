@@ -7,7 +7,7 @@ import pytest
 
 from changenet.errors import SpecError
 from changenet.model.backbones import Request, build_backbone, default_normalisation
-from changenet.model.catalogue import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, TAO_BACKBONES, backbone_facts, listing
+from changenet.model.catalogue import CATALOGUE, CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, backbone_facts, listing
 
 
 def test_catalogue_needs_no_torch() -> None:
@@ -16,7 +16,7 @@ def test_catalogue_needs_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "downsample"), [("fan_tiny_8_p4_hybrid", True), *((name, False) for name in TAO_BACKBONES)]
+    ("name", "downsample"), [("fan_tiny_8_p4_hybrid", True), *((name, False) for name in CATALOGUE)]
 )
 def test_catalogue_agrees_with_the_built_encoder(name: str, downsample: bool) -> None:
     import torch
@@ -33,7 +33,7 @@ def test_catalogue_agrees_with_the_built_encoder(name: str, downsample: bool) ->
         assert facts.parameters == sum(each.numel() for each in encoder.parameters())
 
 
-@pytest.mark.parametrize("name", [name for name in TAO_BACKBONES if backbone_facts(name).family == "vit"])
+@pytest.mark.parametrize("name", [name for name in CATALOGUE if backbone_facts(name).family == "vit"])
 def test_catalogue_agrees_with_the_encoder_that_gives_a_vector(name: str) -> None:
     import torch
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from changenet.errors import SpecError
-from changenet.model.catalogue import TAO_BACKBONES
+from changenet.model.catalogue import CATALOGUE
 from ray_jobs import models
 from ray_jobs.cli import app
 
@@ -16,7 +16,7 @@ from ray_jobs.cli import app
 def test_every_encoder_stands_in_its_family_with_its_facts(capsys: pytest.CaptureFixture[str]) -> None:
     assert models.run() == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in TAO_BACKBONES)
+    assert all(name in printed for name in CATALOGUE)
     (line,) = (line for line in printed.splitlines() if line.strip().startswith("fan_tiny_8_p4_hybrid"))
     assert "7.3 M" in line
     assert "multiples of 16" in line
