@@ -33,6 +33,18 @@ def resample_grid(grid: Tensor, size: tuple[int, int], *, surplus: float = 0.0) 
     return resized.permute(0, 2, 3, 1).to(grid.dtype)
 
 
+def resample_codes(codes: Tensor, size: tuple[int, int], *, before: int = 0) -> Tensor | None:
+    """Return codes (1, before + n * n, D) of a square grid for a grid of `size`, or None when they form no square.
+
+    Args:
+        codes: Those of `before` extra tokens, which stay as they are, then those of the patches row by row.
+        size: Rows and columns that are wanted.
+        before: How many of them belong to extra tokens.
+    """
+    grid = square_grid(codes, before=before)
+    return None if grid is None else torch.cat([codes[:, :before], resample_grid(grid, size).flatten(1, 2)], dim=1)
+
+
 def square_grid(positions: Tensor, *, before: int = 0) -> Tensor | None:
     """Return codes (1, before + n * n, D) of a square grid as (1, n, n, D), or None when they form no square.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from changenet.errors import SpecError
 from changenet.model.backbones.adapter import vit_encoder
 from changenet.model.backbones.registry import Backbone, Request, register
+from changenet.model.backbones.resampling import resample_codes
 from changenet.model.backbones.timm_vit import FAMILIES, TimmVit, is_plain_vit
 from changenet.model.backbones.vit import PATCH
 from changenet.model.catalogue import BACKBONE_KEY, TIMM_PREFIX, Triple, unknown_backbone
@@ -149,6 +150,21 @@ class TimmEncoder(Backbone):
         """Return tensors of a plain timm state dict under the names that timm's feature wrappers give them."""
         ours = {_plain(name): name for name in self.state_dict()}
         return {ours.get(_plain(name), name): tensor for name, tensor in tensors.items()}
+
+    def interpolated(self, name: str, tensor: Tensor) -> Tensor | None:
+        """Return position codes of another grid, or biases of another window, as this model has them."""
+        wanted, (owner, _, kind) = self.state_dict()[name], name.rpartition(".")
+        module: Any = self.get_submodule(owner)
+        if kind == "pos_embed" and hasattr(module, "patch_embed"):
+            grid = module.patch_embed.grid_size
+            return resample_codes(tensor, grid, before=wanted.shape[1] - math.prod(grid))
+        if kind != "relative_position_bias_table" or tensor.ndim != wanted.ndim:
+            return None
+        try:
+            table: Tensor = timm.layers.resize_rel_pos_bias_table(tensor, module.window_size, wanted.shape)
+        except ValueError:  # of a window that is no square
+            return None
+        return table
 
 
 def _unfit(name: str, image_size: tuple[int, int], error: Exception, fix: str) -> SpecError:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from changenet.model.backbones.dino_names import timm_names
-from changenet.model.backbones.resampling import resample_grid, resample_kernel, square_grid
+from changenet.model.backbones.resampling import resample_codes, resample_grid, resample_kernel, square_grid
 from changenet.model.backbones.vit import PlainVit, as_tokens
 from changenet.torchvision_compat import timm
 
@@ -101,10 +101,7 @@ class TimmVit(PlainVit):
         """Return a patch kernel or position codes of another size as this transformer has them."""
         if name == "model.patch_embed.proj.weight" and tensor.ndim == 4:
             return resample_kernel(tensor, self.patch)
-        grid = square_grid(tensor, before=self._coded) if name == "model.pos_embed" else None
-        if grid is None:
-            return None
-        return torch.cat([tensor[:, : self._coded], resample_grid(grid, self.grid).flatten(1, 2)], dim=1)
+        return resample_codes(tensor, self.grid, before=self._coded) if name == "model.pos_embed" else None
 
     def _codes(self, size: tuple[int, int]) -> Tensor | None:
         """Return the position codes (1, N, D), with those of the extra tokens where they have some."""

@@ -70,6 +70,33 @@ def test_plain_timm_weights_fill_the_encoder(name: str, make_network: Make, tmp_
     assert all("head" in each or "fc" in each or each.startswith("norm") for each in report.unused)
 
 
+@pytest.mark.parametrize(
+    ("name", "interpolated"),
+    [
+        # Its last stage sees 2 x 4 places, less than its window of 7 x 7.
+        ("swin_tiny_patch4_window7_224", "relative_position_bias_table (169, 24) to (21, 24)"),
+        ("deit_tiny_distilled_patch16_224", "pos_embed (1, 198, 192) to (1, 34, 192)"),
+    ],
+)
+def test_positions_of_other_transformers_fit_the_picture(
+    name: str, interpolated: str, make_network: Make, tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    whole = timm.create_model(name, pretrained=False)
+    save_file(whole.state_dict(), tmp_path / "w.safetensors")
+    network = make_network(backbone=f"timm/{name}", image_size=(64, 128), learnable_difference_modules=1)
+    report = load_backbone(network, str(tmp_path / "w.safetensors"))
+    assert report.missing == report.mismatched == ()
+    assert any(each.endswith(interpolated) for each in report.interpolated)
+    if name.startswith("swin"):
+        table = "layers.3.blocks.0.attn.relative_position_bias_table"
+        ours, theirs = (
+            each.state_dict()[table.replace("layers.3", part)]
+            for each, part in ((network.backbone.model, "layers_3"), (whole, "layers.3"))
+        )
+        torch.testing.assert_close(ours.view(3, 7, -1)[1, 3], theirs.view(13, 13, -1)[6, 6])  # a place to itself
+
+
 def test_own_checkpoint_gives_its_encoder(make_network: Make, tmp_path: Path) -> None:
     torch.manual_seed(5)
     source = ChangeNet(image_size=(64, 64), difference_module="euclidean")
