@@ -7,19 +7,18 @@ shape data, loss and optimiser. Evaluation compares what the user wrote; keys th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from changenet.description import ModelDescription
-from changenet.errors import ChangeNetError, Problem, SpecError
+from changenet.errors import Problem
 from changenet.factory import describe, network_arguments
 from changenet.spec import Experiment, encoders
 from changenet.spec.keys import plain
+from changenet.spec.section import Section
 from changenet.spec.stored import read_stored
 from changenet.spec.tree import get, parse_path
 
-if TYPE_CHECKING:
-    from changenet.model.tao_file import TaoCheckpoint
+SomeSection = TypeVar("SomeSection", bound=Section)
 
 DATA = "dataset.classify"
 CLASSIFY = "model.classify"
@@ -72,12 +71,16 @@ def contradictions(experiment: Experiment, stored: ModelDescription, path: str) 
 
     What a checkpoint's own spec says is no contradiction, even where the network had to be built otherwise.
     """
-    yield from _compare(experiment, facts(stored), path, also=stored.spec)
+    yield from compare(experiment, facts(stored), path, also=stored.spec)
 
 
-def _compare(
+def compare(
     experiment: Experiment, known: Mapping[str, Any], path: str, *, also: Mapping[str, Any] | None = None
 ) -> Iterator[Problem]:
+    """Yield every key that the spec writes and that is neither what is known by `facts` nor what `also` says."""
+    encoder = ARGUMENTS["backbone"][0]
+    if encoder in known and written(experiment, encoder) is None:  # what mean and std mean depends on it
+        experiment = filled(experiment, encoder, known[encoder])
     for key, value in known.items():
         said = written(experiment, key)
         if said is not None and said not in (value, plain(get(also or {}, parse_path(key)))):
@@ -102,14 +105,20 @@ def written(experiment: Experiment, key: str) -> Any:
             return None if value is None else len(experiment.lights)
         case "input_map":  # null is an answer here: one picture without suffix
             return list(experiment.lights)
-        case "grid_map":
-            return list(experiment.grid)
+        case "grid_map":  # whether or not the spec says that there is a grid
+            return [value.x, value.y]
         case "classes":
             return None if value is None else list(experiment.classes)
         case "rgb_input_mean" | "rgb_input_std":  # not what is written where the encoder's own are used instead
             return plain(network_arguments(experiment)[name.removeprefix("rgb_input_")])
         case _:
             return plain(value)
+
+
+def filled(section: SomeSection, key: str, value: Any) -> SomeSection:
+    """Return a copy in which a key counts as written and has a value, which must be right for it."""
+    name, _, rest = key.partition(".")
+    return section.model_copy(update={name: filled(getattr(section, name), rest, value) if rest else value})
 
 
 def differences(
@@ -156,37 +165,3 @@ def training_facts(experiment: Experiment) -> dict[str, Any]:
     if data.num_golden > 1:
         found[f"{CLASSIFY}.golden_gradients"] = classify.golden_gradients
     return found
-
-
-@dataclass(frozen=True)
-class SpecDescribes:
-    """Describes a TAO checkpoint by the spec that is given with it: the spec decides what network is built.
-
-    Args:
-        experiment: The spec.
-        path: Of the checkpoint, for messages.
-
-    Raises:
-        SpecError: The checkpoint holds the spec of its training, and keys that are written contradict it: all of them.
-    """
-
-    experiment: Experiment
-    path: str
-
-    def __call__(self, tao: TaoCheckpoint) -> ModelDescription:
-        """Return the description."""
-        problems = list(_compare(self.experiment, _stored_facts(tao.spec), self.path))
-        if problems:
-            raise SpecError(problems)
-        return describe(self.experiment, network_arguments(self.experiment))
-
-
-def _stored_facts(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts that a TAO checkpoint's spec states; TAO ignores `align_corners`."""
-    stored = read_stored(spec)
-    try:
-        stated = facts(describe(stored, network_arguments(stored)))
-    except ChangeNetError:  # lights and grid that do not fit each other: nothing to compare with
-        return {}
-    ignored = ARGUMENTS["align_corners"][0]
-    return {key: value for key, value in stated.items() if key != ignored and written(stored, key) is not None}

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from changenet.data.lights import PictureLayout
 
 PASS = "PASS"  # noqa: S105 - the label of a good part, not a password
+UNSCORED = "ERROR"  # the prediction of a row that could not be scored
 BINARY_CLASSES = (PASS, "defect")
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from changenet import encryption, storage
-from changenet.agreement import SpecDescribes
+from changenet.adoption import SpecDescribes, spec_inside
 from changenet.errors import CheckpointError
 from changenet.model.tao_file import TaoCheckpoint, recognise
 from changenet.model.weight_files import read_pickled
@@ -22,7 +22,8 @@ def run(source: str, spec: str, target: str, overrides: Sequence[str] = (), *, o
 
     Args:
         source: A TAO checkpoint: path or URI, of any name.
-        spec: The spec that it was trained with; it decides how the network is built.
+        spec: The spec that it was trained with; it decides how the network is built, with what it leaves out taken from
+            the spec inside the checkpoint.
         target: The file to write; encrypted when the spec has an `encryption_key`.
         overrides: `key=value` over the spec.
         overwrite: Replace an earlier file.
@@ -47,7 +48,7 @@ def run(source: str, spec: str, target: str, overrides: Sequence[str] = (), *, o
     checkpoint = adopt_tao(tao, SpecDescribes(experiment, source)(tao), where=source)
     save_checkpoint(target, checkpoint, encryption_key=experiment.secret())
     out.print(result_table("Read", ("what", "value"), list(_rows(tao, checkpoint))))
-    for line in _remarks(tao, experiment):
+    for line in _remarks(tao, experiment, checkpoint):
         out.print(f"- {line}", soft_wrap=True)
     out.print(f"Written to {target}{' (encrypted)' if experiment.secret() else ''}", soft_wrap=True)
     return 0
@@ -66,10 +67,10 @@ def _rows(tao: TaoCheckpoint, checkpoint: Checkpoint) -> Iterator[tuple[str, str
         yield "epoch", str(tao.epoch)
 
 
-def _remarks(tao: TaoCheckpoint, experiment: Experiment) -> Iterator[str]:
+def _remarks(tao: TaoCheckpoint, experiment: Experiment, checkpoint: Checkpoint) -> Iterator[str]:
     yield (
-        "The file states the spec of its training; what your spec writes agrees with it."
-        if tao.spec
+        "The file states the spec of its training: what your spec writes agrees with it, what yours leaves out is as there."
+        if spec_inside(tao)
         else "The file states no spec: yours decides, and what tensor shapes cannot show is taken from it: the order of the "
         "lights, concat_type, mean and std."
     )
@@ -78,7 +79,7 @@ def _remarks(tao: TaoCheckpoint, experiment: Experiment) -> Iterator[str]:
             "Your spec writes no eval_margin: the threshold is the default. Evaluate with evaluate.threshold.policy=recall "
             "to fit one on validation."
         )
-    if experiment.learnable and experiment.model.decode_head.align_corners:
+    if checkpoint.description.difference_module == "learnable" and experiment.model.decode_head.align_corners:
         yield "align_corners is off in the file written: TAO ignores it."
     if tao.class_weights:
         listed = [round(weight, 6) for weight in tao.class_weights]

@@ -6,7 +6,8 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 
-from changenet.agreement import SpecDescribes, contradictions
+from changenet.adoption import SpecDescribes
+from changenet.agreement import contradictions
 from changenet.description import ModelDescription
 from changenet.errors import Problem, SpecError
 from changenet.export.onnx import export_bundle

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from changenet import factory, storage
-from changenet.agreement import SpecDescribes, differences
+from changenet.adoption import SpecDescribes
+from changenet.agreement import differences
 from changenet.description import ModelDescription
 from changenet.errors import CheckpointError, Problem, SpecError
 from changenet.spec import Experiment

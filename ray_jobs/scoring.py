@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from changenet import storage
 from changenet.data.annotations import Annotations
 from changenet.data.pairs import PairSource
+from changenet.description import UNSCORED
 from changenet.errors import DataError, Problem
 from changenet.inspection import Inspector
 from changenet.training.memory import keep_freed_memory
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ERROR = "ERROR"
 COLUMNS = ("siamese_score", "prediction", "error")
 UNITS = 1000  # of work at most, about; each is also a step of the progress bar
 
@@ -194,7 +194,7 @@ class Scorer:
 
     def _score(self, rows: range) -> dict[str, NDArray[Any]]:
         score = np.full(len(rows), np.nan)
-        prediction = np.full(len(rows), ERROR, dtype=object)
+        prediction = np.full(len(rows), UNSCORED, dtype=object)
         error = np.full(len(rows), "", dtype=object)
         pairs = []
         for place, row in enumerate(rows):

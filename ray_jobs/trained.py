@@ -1,7 +1,8 @@
 """The trained network that `evaluate` and `inference` name, the rows it is to score, and the threshold to use.
 
 Architecture, preprocessing, lights and threshold come from the checkpoint or bundle. What the spec says about them must
-not contradict it; what it leaves open does not matter. A TAO checkpoint says nothing about itself: there the spec decides.
+not contradict it; what it leaves open does not matter. For a TAO checkpoint
+the spec decides, completed from the one inside the file.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 from changenet import factory, storage
-from changenet.agreement import SpecDescribes, contradictions
+from changenet.adoption import SpecDescribes
+from changenet.agreement import contradictions
 from changenet.data.pairs import PairSource
 from changenet.description import ModelDescription, Threshold
 from changenet.errors import CheckpointError, SpecError
@@ -62,6 +64,8 @@ class TrainedNetwork:
         problems = list(contradictions(experiment, self.description, path))
         if problems:
             raise SpecError(problems)
+        # Workers are told what was found, so that all of them hold the same and none says it again.
+        self.file = replace(self.file, describe=partial(_known, self.description))
 
     def rows(self, split: Literal["validation", "test", "infer"]) -> PairSource:
         """Return the rows of a split, whose pictures are prepared as the network was trained.
@@ -118,6 +122,10 @@ class TrainedNetwork:
         )
         logger.info("Threshold %g fitted on %s.", threshold.value, source.annotations.path)
         return threshold
+
+
+def _known(description: ModelDescription, _: object) -> ModelDescription:
+    return description
 
 
 def checkpoint_path(experiment: Experiment, action: Literal["evaluate", "inference", "export"]) -> str:

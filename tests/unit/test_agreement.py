@@ -1,29 +1,20 @@
 from __future__ import annotations
 
-import argparse
-import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from changenet import factory
-from changenet.agreement import SpecDescribes, contradictions, differences
+from changenet.agreement import contradictions, differences
 from changenet.data.lights import PictureLayout
 from changenet.description import ModelDescription, Threshold
-from changenet.errors import CheckpointError, SpecError
-from changenet.inspection import Inspector
 from changenet.model.network import ChangeNet
-from changenet.model.tao_checkpoint import load_tao_state
 from changenet.spec import Experiment, load_spec
-from changenet.training.checkpoint import load_checkpoint
 
 Spec = dict[str, Any]
-Write = Callable[..., str]
 TINY = "fan_tiny_8_p4_hybrid"
 
 
@@ -99,94 +90,12 @@ def test_keys_without_effect_on_this_network_cannot_contradict(experiment: Any, 
     assert not list(contradictions(experiment({}, override), trained, "a.pth"))
 
 
-def test_a_tao_checkpoint_needs_a_spec_and_gives_its_network(
-    experiment: Any, tao_spec: Spec, tao_state: Any, write_tao: Write
-) -> None:
-    path = write_tao("renamed.tlt")
-    with pytest.raises(CheckpointError, match=f"changenet convert --from {path}"):
-        Inspector.load(path)
-    spec = experiment(tao_spec, "model.classify.eval_margin=0.3")
-    inspector = Inspector.load(path, describe=SpecDescribes(spec, path))
-    assert inspector.description.threshold == Threshold(0.3, "margin")
-    network = ChangeNet(**factory.network_arguments(spec)).eval()
-    load_tao_state(network, tao_state)
-    test, golden = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
-    with torch.no_grad():
-        expected = network.score(network(network.normalise(test), network.normalise(golden)))
-    assert inspector.score_arrays(test.numpy(), golden.numpy()) == pytest.approx(expected.numpy(), abs=1e-6)
-    assert expected.unique().numel() == 4
-
-
-@pytest.mark.parametrize(("margin", "value"), [([], 0.5), (["model.classify.eval_margin=2.0"], 0.5)])
-def test_the_threshold_of_a_tao_checkpoint_is_the_margin(
-    experiment: Any, tao_spec: Spec, write_tao: Write, margin: list[str], value: float
-) -> None:
-    path = write_tao()
-    checkpoint = load_checkpoint(path, describe=SpecDescribes(experiment(tao_spec, *margin), path))
-    assert checkpoint.description.threshold.value == value
-
-
-def test_align_corners_is_forced_off_with_a_warning_and_is_no_contradiction_then(
-    experiment: Any, tao_spec: Spec, write_tao: Write, caplog: pytest.LogCaptureFixture
-) -> None:
-    path, spec = write_tao(), experiment(tao_spec, "model.decode_head.align_corners=true")
-    with caplog.at_level(logging.WARNING):
-        stored = load_checkpoint(path, describe=SpecDescribes(spec, path)).description
-    assert "align_corners" in caplog.text
-    assert stored.network["align_corners"] is False
-    assert not list(contradictions(spec, stored, path))
-
-
-class Trap:
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch {self.mark}",)
-
-
-def test_the_spec_inside_a_tao_checkpoint_only_contradicts(
-    experiment: Any, tao_spec: Spec, write_tao: Write, tmp_path: Path
-) -> None:
-    stored = {
-        "model": {
-            "backbone": {"type": "fan_tiny_8_p4_hybrid"},
-            "decode_head": {"align_corner": True, "use_summary_token": False, "decoder_params": {"embed_dims": 8}},
-            "classify": {"diff_module": "learnable", "embed_dec": 6, "eval_margin": 0.005},
-        },
-        "dataset": {
-            "classify": {
-                "num_input": 8,
-                "input_map": None,
-                "image_width": 32,
-                "image_height": "${dataset.classify.image_width}",
-            }
-        },
-        "train": {"unknown": Trap(tmp_path / "ran"), "optim": {"lr": 3}},
-        "results_dir": "${oc.env:HOME}",
-    }
-    path = write_tao(hyper_parameters={"experiment_spec": argparse.Namespace(**stored)})
-    agreeing = experiment(tao_spec)
-    assert load_checkpoint(path, describe=SpecDescribes(agreeing, path)).description.threshold.value == 0.5
-    other = experiment(
-        tao_spec,
-        "model.classify.embed_dec=7",
-        "dataset.classify.image_height=64",
-        "dataset.classify.input_map={White: 0}",
-    )
-    with pytest.raises(SpecError) as caught:
-        load_checkpoint(path, describe=SpecDescribes(other, path))
-    told = {"model.classify.embed_dec", "dataset.classify.image_height", "dataset.classify.input_map"}
-    assert keys(caught.value.problems) == told
-    assert f"{path} was trained with 6" in str(caught.value)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_tensors_that_do_not_fit_the_spec_are_named(experiment: Any, tao_spec: Spec, write_tao: Write) -> None:
-    path = write_tao()
-    with pytest.raises(CheckpointError, match="of another shape") as caught:
-        load_checkpoint(path, describe=SpecDescribes(experiment(tao_spec, "model.classify.embed_dec=7"), path))
-    assert path in str(caught.value)
+def test_a_grid_map_agrees_whether_or_not_the_spec_says_that_there_is_a_grid(experiment: Any) -> None:
+    grid = PictureLayout(lights=("a", "b", "c", "d"), concat="grid", grid=(2, 2), width=128, height=128)
+    lights = {"input_map": {"a": 0, "b": 1, "c": 2, "d": 3}}
+    for rows, expected in ((2, set()), (3, {"dataset.classify.grid_map"})):
+        spec = experiment({"dataset": {"classify": {**lights, "grid_map": {"x": 2, "y": rows}}}})
+        assert keys(contradictions(spec, description(layout=grid), "a.pth")) == expected
 
 
 RUN = {"dataset": {"classify": {"input_map": {"a": 0, "b": 1}, "num_input": 2}}}

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import changenet
 from changenet import encryption
-from changenet.agreement import SpecDescribes
+from changenet.adoption import SpecDescribes
 from changenet.errors import CheckpointError, SpecError
 from changenet.inspection import Inspector
 from changenet.spec import load_spec

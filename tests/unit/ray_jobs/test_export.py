@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import changenet
-from changenet.agreement import SpecDescribes
+from changenet.adoption import SpecDescribes
 from changenet.bundle import read_bundle
 from changenet.errors import CheckpointError, SpecError
 from changenet.export import onnx as onnx_export

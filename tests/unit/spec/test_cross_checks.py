@@ -31,6 +31,7 @@ EUCLIDEAN = "model.classify.difference_module=euclidean"
         (["dataset.classify.classes=[PASS, a, b]", "dataset.classify.num_classes=2"], "dataset.classify.num_classes"),
         (["dataset.classify.classes=[a, PASS]"], "dataset.classify.classes"),
         (["dataset.classify.classes=[PASS, a, a]"], "dataset.classify.classes"),
+        (["dataset.classify.classes=[PASS, FAIL, ERROR]"], "dataset.classify.classes"),
         (["dataset.classify.classes=[PASS, a]", EUCLIDEAN], "dataset.classify.classes"),
         ([EUCLIDEAN, "dataset.classify.num_golden=2"], "dataset.classify.num_golden"),
         (
