@@ -9,13 +9,18 @@ import re
 import torch
 from torch import Tensor
 
+from changenet.errors import CheckpointError
 from changenet.model.network import ChangeNet
+from changenet.model.tao_settings import differing_settings
 from changenet.model.weight_files import load_exactly
 
 logger = logging.getLogger(__name__)
 
 TAO_TAG = "visual_changenet_classify"
-_PREFIX = "model."  # of the network inside TAO's training module
+_PREFIXES = (
+    "module.",
+    "model.",
+)  # of a module that several GPUs share, and of the network inside TAO's training module
 LOSS_WEIGHTS = "criterion.weight"
 _FINEST = 4  # TAO numbers levels 1-4 from the finest, we 0-3 from the coarsest: ours = 4 - TAO's
 _PROJECTION = re.compile(r"^linear_c([1-4])\.proj\.(weight|bias)$")
@@ -29,20 +34,32 @@ _DIFFERENCE_PARTS = {"0": "test_half", "2": "norm", "3": "mix"}
 
 
 def is_tao_state(tensors: dict[str, Tensor]) -> bool:
-    """Say whether these are tensor names of a TAO Visual ChangeNet for classification (with or without `model.`)."""
-    names = strip_training_module(tensors)
+    """Say whether these are tensor names of a TAO Visual ChangeNet for classification (with or without prefixes)."""
+    names = [inner_name(name) for name in tensors]
     return any(name.startswith("backbone.") for name in names) and any(
         name.startswith(("decoder.classifier.", "fc1.")) for name in names
     )
 
 
+def inner_name(name: str) -> str:
+    """Return a tensor's name inside TAO's network.
+
+    >>> inner_name("module.model.fc1.0.bias")
+    'fc1.0.bias'
+    """
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
 def strip_training_module(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop what belongs to TAO's training module: its prefix and the weights of the loss.
+    """Drop what belongs to TAO's training module: prefixes and the weights of the loss.
 
     >>> list(strip_training_module({"model.fc1.0.bias": Tensor(), "criterion.weight": Tensor()}))
     ['fc1.0.bias']
     """
-    return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name != LOSS_WEIGHTS}
+    names = {name: inner_name(name) for name in tensors}
+    return {names[name]: tensor for name, tensor in tensors.items() if names[name] != LOSS_WEIGHTS}
 
 
 def load_tao_state(network: ChangeNet, state: dict[str, Tensor], *, where: str = "TAO checkpoint") -> None:
@@ -52,22 +69,24 @@ def load_tao_state(network: ChangeNet, state: dict[str, Tensor], *, where: str =
 
     Args:
         network: Built with the settings that TAO trained with.
-        state: TAO's names; the prefix `model.` and the loss's weights may be there or not.
+        state: Names as inside TAO's network (`strip_training_module`).
         where: File name for messages.
 
     Raises:
-        CheckpointError: Tensors are missing, left over or of another shape.
+        CheckpointError: Tensors are missing, left over or of another shape; what they show about the settings comes first.
     """
-    state = strip_training_module(state)
     encoder = {name.removeprefix("backbone."): each for name, each in state.items() if name.startswith("backbone.")}
     rest = {name: tensor for name, tensor in state.items() if not name.startswith("backbone.")}
     named = {f"backbone.{name}": tensor for name, tensor in network.backbone.weight_names(encoder).items()}
-    load_exactly(
-        network,
-        {**named, **_comparison_names(rest)},
-        where=where,
-        fix="Backbone, difference_module, embed_dim, embed_dec, image size and lights must be those of the training.",
-    )
+    try:
+        load_exactly(
+            network,
+            {**named, **_comparison_names(rest)},
+            where=where,
+            fix="Backbone, difference_module, embed_dim, embed_dec, image size and lights must be those of the training.",
+        )
+    except CheckpointError as error:
+        raise CheckpointError([*differing_settings(network.arguments, state, where=where), *error.problems]) from error
     if network.force_align_corners_off():
         logger.warning("%s: align_corners is off for this network, as in TAO, which ignores the setting", where)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from changenet.errors import CheckpointError
 from changenet.model.inert_pickle import plain
-from changenet.model.tao_checkpoint import LOSS_WEIGHTS, TAO_TAG, is_tao_state, strip_training_module
+from changenet.model.tao_checkpoint import LOSS_WEIGHTS, TAO_TAG, inner_name, is_tao_state, strip_training_module
 from changenet.model.weight_files import find_weights
 
 _DEEPEST = 4  # how far inside the settings a spec is looked for
@@ -61,7 +61,8 @@ def recognise(content: Any, *, where: str) -> TaoCheckpoint | None:
         )
     if not is_tao_state(file.tensors):
         return None
-    epoch, weights = file.beside.get("epoch"), file.tensors.get(LOSS_WEIGHTS)
+    epoch = file.beside.get("epoch")
+    weights = next((each for name, each in file.tensors.items() if inner_name(name) == LOSS_WEIGHTS), None)
     lightning = file.beside.get("pytorch-lightning_version")
     return TaoCheckpoint(
         strip_training_module(file.tensors),

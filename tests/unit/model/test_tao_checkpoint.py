@@ -15,10 +15,11 @@ from omegaconf import OmegaConf
 
 from changenet.errors import CheckpointError
 from changenet.model.network import ChangeNet
-from changenet.model.tao_checkpoint import is_tao_state, load_tao_state
+from changenet.model.tao_checkpoint import is_tao_state, load_tao_state, strip_training_module
 from changenet.model.tao_file import TaoCheckpoint, recognise
 from changenet.model.weight_files import read_pickled
 
+ONES = torch.ones(2)
 CASE = "fan_tiny_learnable_modules2"
 Make = Callable[..., ChangeNet]
 State = dict[str, torch.Tensor]
@@ -104,11 +105,22 @@ def test_settings_without_a_spec_are_none(settings: object, tao_state: State) ->
     assert tao.spec == {}
 
 
+def test_prefixes_of_training_on_several_gpus_are_dropped(tao_state: State) -> None:
+    plain = recognised({"state_dict": tao_state})
+    shared = recognised(
+        {"state_dict": {f"module.{name}": each for name, each in tao_state.items()} | {"module.criterion.weight": ONES}}
+    )
+    assert plain is not None
+    assert shared is not None
+    assert list(shared.tensors) == list(plain.tensors)
+    assert shared.class_weights == (1.0, 1.0)
+
+
 def test_missing_and_left_over_tensors_are_named(tao_state: State) -> None:
     state = {**tao_state, "model.decoder.surprise": torch.zeros(1)}
     del state["model.backbone.blocks.3.attn.kv.weight"]
     with pytest.raises(CheckpointError) as caught:
-        load_tao_state(fitting(), state, where="x.pth")
+        load_tao_state(fitting(), strip_training_module(state), where="x.pth")
     text = str(caught.value)
     assert "backbone.blocks.3.token_mix.key_value.weight" in text
     assert "decoder.surprise" in text
@@ -116,14 +128,14 @@ def test_missing_and_left_over_tensors_are_named(tao_state: State) -> None:
 
 @pytest.mark.parametrize("changes", [{"image_size": (64, 32)}, {"num_classes": 3}, {"learnable_difference_modules": 4}])
 def test_settings_that_differ_from_the_training_are_refused(changes: dict[str, Any], tao_state: State) -> None:
-    with pytest.raises(CheckpointError, match="must be those of the training"):
-        load_tao_state(fitting(**changes), tao_state)
+    with pytest.raises(CheckpointError, match=r"the file has (.|\n)*must be those of the training"):
+        load_tao_state(fitting(**changes), strip_training_module(tao_state))
 
 
 def test_align_corners_is_switched_off_with_a_warning(tao_state: State, caplog: pytest.LogCaptureFixture) -> None:
     network = fitting(align_corners=True)
     with caplog.at_level(logging.WARNING):
-        load_tao_state(network, tao_state)
+        load_tao_state(network, strip_training_module(tao_state))
     assert "align_corners" in caplog.text
     assert network.arguments["align_corners"] is False
 
