@@ -101,11 +101,12 @@ def find_weights(content: Any, *, where: str) -> WeightFile:
     tag = content.get("tao_model")
     key = next((key for key in _PLACES if isinstance(content.get(key), dict)), None)
     inner = content if key is None else content[key]
-    tensors = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
+    # `dict.items`: a file can give the mappings in it an attribute of that name.
+    tensors = {str(name): value for name, value in dict.items(inner) if isinstance(value, Tensor)}
     if not tensors:
         module = next((each for key in _PLACES if isinstance(each := content.get(key), Record)), None)
         raise CheckpointError("holds no tensors", where=where) if module is None else _pickled_module(module, where)
-    beside = {} if key is None else {str(name): value for name, value in content.items() if name != key}
+    beside = {} if key is None else {str(name): value for name, value in dict.items(content) if name != key}
     return WeightFile(tensors, tag if isinstance(tag, str) else "", beside)
 
 

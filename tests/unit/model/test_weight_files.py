@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,6 +37,18 @@ def test_tensors_are_found_where_programs_put_them(wrap: object, tmp_path: Path)
     path = tmp_path / "a.pth"
     torch.save(wrap({"stem.weight": torch.ones(2)}), path)  # type: ignore[operator]
     assert list(read_weights(str(path)).tensors) == ["stem.weight"]
+
+
+class Shadowing:
+    """Pickles as an ordered dictionary that calls its own `items` something else."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return OrderedDict, (), {"items": 1}, None, iter([("a", torch.ones(1))])
+
+
+def test_a_mapping_cannot_hide_its_items(tmp_path: Path) -> None:
+    torch.save({"state_dict": Shadowing()}, tmp_path / "a.pth")
+    assert list(read_weights(str(tmp_path / "a.pth")).tensors) == ["a"]
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
