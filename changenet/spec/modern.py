@@ -178,6 +178,11 @@ def _statistics(experiment: Experiment) -> str:
     return "" if any(experiment.statistics) else "ImageNet's: with C-RADIO they mean the encoder's own, as in TAO 7.3"
 
 
+def _deviation(experiment: Experiment) -> str:
+    mean = experiment.dataset.classify.augmentation_config.rgb_input_mean
+    return _statistics(experiment) if mean is None else ""  # else the mean says it
+
+
 def _num_input(experiment: Experiment) -> str:
     data = experiment.dataset.classify
     unset = data.num_input == TAO_NUM_INPUT and data.input_map is None
@@ -193,6 +198,7 @@ MEANINGS: dict[str, Callable[[Experiment], str]] = {
         "outside training the first by name; TAO draws them at random" if e.dataset.classify.num_golden > 1 else ""
     ),
     f"{AUGMENTATION}.rgb_input_mean": _statistics,
+    f"{AUGMENTATION}.rgb_input_std": _deviation,
     f"{AUGMENTATION}.random_color.color_probability": _color_probability,
     f"{AUGMENTATION}.random_rotate.angle_list": _angles,
     "train.classify.cls_weight": lambda e: "a checkpoint's never replace it; in TAO they do" if e.learnable else "",

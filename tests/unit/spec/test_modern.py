@@ -110,8 +110,8 @@ def test_what_a_later_version_does_is_kept(modern: Any, old: Path) -> None:
     text, after = modern(old)
     assert after.experiment.quantize.layers[0].weights.dtype == "fp8_e5m2"
     assert after.experiment.gen_trt_engine.tensorrt.data_type == "fp16"
-    if any(YET in warning for warning in load_spec(old).warnings):
-        assert f"# kept: {YET}" in text
+    assert any(YET in warning for warning in load_spec(old).warnings)
+    assert f"# kept: {YET}" in text
 
 
 def test_an_interpolated_name_is_followed(modern: Any, tmp_path: Path) -> None:
@@ -162,6 +162,18 @@ def test_defaults_that_differ_from_taos_are_written_where_they_matter(modern: An
     assert after.experiment.light_size == (64, 128)
     path.write_text("model: {classify: {difference_module: euclidean}}")
     assert "embed_dec" not in modern(path)[0]
+
+
+@pytest.mark.parametrize("names", [["mean", "std"], ["mean"], ["std"]])
+def test_imagenet_statistics_of_c_radio_are_explained_once(modern: Any, tmp_path: Path, names: list[str]) -> None:
+    values = {"mean": "[0.485, 0.456, 0.406]", "std": "[0.229, 0.224, 0.225]"}
+    written = ", ".join(f"rgb_input_{name}: {values[name]}" for name in names)
+    path = tmp_path / "old.yaml"
+    path.write_text(
+        "model: {backbone: {type: c_radio_v2_vit_base_patch16_224}}\n"
+        f"dataset: {{classify: {{augmentation_config: {{{written}}}}}}}\n"
+    )
+    assert modern(path)[0].count("with C-RADIO they mean the encoder's own") == 1
 
 
 def test_a_modern_spec_stays_as_it_is(modern: Any) -> None:
