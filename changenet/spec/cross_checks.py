@@ -176,7 +176,7 @@ def _encoder(experiment: Experiment) -> Iterator[Finding]:
             "Give a file, or use timm/tf_efficientnet_lite0.",
         )
     written = experiment.model.decode_head.feature_strides
-    strides = encoders.strides(backbone.type, feat_downsample=backbone.feat_downsample)
+    strides = encoders.known_facts(backbone.type, feat_downsample=backbone.feat_downsample).strides
     if experiment.learnable and written and strides and written != strides:
         yield Finding(
             (
@@ -192,8 +192,8 @@ def _encoder(experiment: Experiment) -> Iterator[Finding]:
 
 def _sizes(experiment: Experiment) -> Iterator[Finding]:
     backbone, learnable = experiment.model.backbone, experiment.learnable
-    multiple = encoders.side_multiple(backbone.type, learnable=learnable, feat_downsample=backbone.feat_downsample)
-    strides = encoders.strides(backbone.type, feat_downsample=backbone.feat_downsample)
+    facts = encoders.known_facts(backbone.type, feat_downsample=backbone.feat_downsample)
+    multiple, strides = facts.multiple(learnable=learnable), facts.strides
     needs = f"{backbone.type} needs a multiple of"
     if learnable and experiment.dataset.classify.num_golden > 1 and strides is not None:
         multiple = GOLDEN_CELL * max(strides)  # of a timm encoder the network says it, once it is built

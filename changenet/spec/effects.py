@@ -31,7 +31,7 @@ def _euclidean(experiment: Experiment) -> bool:
 
 def _own_widths(experiment: Experiment) -> list[int]:
     backbone = experiment.model.backbone
-    return list(encoders.widths(backbone.type, feat_downsample=backbone.feat_downsample) or ())
+    return list(encoders.known_facts(backbone.type, feat_downsample=backbone.feat_downsample).widths or ())
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ class Experiment(Section):
     @property
     def light_size(self) -> tuple[int, int]:
         """Width and height of one light, in pixels."""
-        data, side = self.dataset.classify, encoders.default_side(self.model.backbone.type)
+        data, side = self.dataset.classify, encoders.known_facts(self.model.backbone.type).default_side
         return data.image_width or side, data.image_height or side
 
     @property
