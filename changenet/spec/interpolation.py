@@ -79,17 +79,7 @@ def resolve(tree: Tree, defaults: Tree, problem: Callable[[Path, str, str], None
         defaults: What `${a.b}` finds where the spec says nothing.
         problem: Called with (path, what, fix).
     """
-    written = []
-    for path, value in list(leaves(tree)):
-        if not isinstance(value, str) or "${" not in value:
-            continue
-        try:
-            OmegaConf.create([value])
-        except OmegaConfBaseException:
-            problem(path, f"is {value!r}, which holds '${{' that begins no interpolation", "Close it: ${a.b}.")
-            _take_out(tree, path)
-        else:
-            written.append((path, value))
+    written = [(path, value) for path, value in leaves(tree) if isinstance(value, str) and "${" in value]
     if not written:
         return
     _register("eval", arithmetic, replace=True)
@@ -111,16 +101,11 @@ def resolve(tree: Tree, defaults: Tree, problem: Callable[[Path, str, str], None
             )
             failed.append(path)
     for path in reversed(failed):
-        _take_out(tree, path)
-
-
-def _take_out(tree: Tree, path: Path) -> None:
-    """Remove what is at a path; an item of a list becomes null, so that the others keep their places."""
-    parent = get(tree, path[:-1]) if len(path) > 1 else tree
-    if isinstance(parent, dict):
-        parent.pop(path[-1], None)
-    else:
-        put(tree, path, None)
+        parent = get(tree, path[:-1]) if len(path) > 1 else tree
+        if isinstance(parent, dict):
+            parent.pop(path[-1], None)
+        else:
+            put(tree, path, None)
 
 
 def _reason(error: Exception) -> str:

@@ -7,6 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from changenet.spec import spellings
 from changenet.spec.experiment import Experiment
 from changenet.spec.interpolation import resolve
@@ -25,14 +28,22 @@ def read_stored(values: Mapping[str, Any]) -> Experiment:
     tree: Tree = copy.deepcopy(dict(values))
     tree.pop("encryption_key", None)
     spellings.modernize_keys(tree, _ignore, _ignore)
-    for path, value in list(leaves(tree)):
-        if isinstance(value, str) and (value == "???" or _RESOLVER.search(value)):
+    for path, value in reversed(list(leaves(tree))):  # from the end of lists, so that the indices before stay true
+        if isinstance(value, str) and (value == "???" or _RESOLVER.search(value) or not _is_grammatical(value)):
             remove(tree, path)
         elif isinstance(value, str) and "${" in value:
             put(tree, path, spellings.modern_interpolation(value))
     resolve(tree, plain(Experiment()), _ignore)
     spellings.modernize_values(tree, _ignore)
     return validate(tree, _ignore)
+
+
+def _is_grammatical(value: str) -> bool:
+    try:
+        OmegaConf.create([value])
+    except OmegaConfBaseException:  # '${' begins no interpolation
+        return False
+    return True
 
 
 def _ignore(*_: object) -> None:

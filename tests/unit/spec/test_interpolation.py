@@ -39,13 +39,6 @@ def test_old_names_inside_an_interpolation_are_understood(load) -> None:
     assert experiment.light_size == (64, 64)
 
 
-@pytest.mark.parametrize("text", ["/data/${DATE", "${foo bar}"])
-def test_what_begins_no_interpolation_is_one_problem_with_its_key(problems, text: str) -> None:
-    (line,) = problems("", f"results_dir={text!r}")
-    assert "command line: results_dir" in line
-    assert "begins no interpolation" in line
-
-
 @pytest.mark.parametrize(
     "text",
     [
