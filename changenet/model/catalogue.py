@@ -62,7 +62,7 @@ class BackboneFacts:
     vector_multiple: int | None = None
     strides: tuple[int, ...] | None = None
     widths: tuple[int, ...] | None = None
-    head: str = "flatten"
+    head: Literal["flatten", "pool"] = "flatten"
     parameters: int | None = None
     vector_parameters: int | None = None
     licence: str = MODEL_CARD

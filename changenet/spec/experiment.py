@@ -167,9 +167,8 @@ class Experiment(Section):
 
     @property
     def head(self) -> Head:
-        """The head: pooled for timm encoders unless it is written."""
-        timm = encoders.family(self.model.backbone.type) == "timm"
-        return self.model.classify.head or ("pool" if timm else "flatten")
+        """The head: the encoder's own (pooled for timm's) unless it is written."""
+        return self.model.classify.head or encoders.known_facts(self.model.backbone.type).head
 
     @property
     def eval_margin(self) -> float:
