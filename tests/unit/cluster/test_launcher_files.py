@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,16 @@ def test_on_hosts_the_environment_is_there_before_ray_starts(cluster_folder: Pat
     content = launcher(cluster_folder, "onprem")
     for command in [*content["head_start_ray_commands"], *content["worker_start_ray_commands"]]:
         assert command.startswith(". ~/changenet/.venv/bin/activate && ")
+
+
+def test_on_hosts_everything_that_an_installation_needs_is_copied(cluster_folder: Path) -> None:
+    mounts = launcher(cluster_folder, "onprem")["file_mounts"]
+    copied = {local for target, local in mounts.items() if target == f"~/changenet/{local}"}
+    assert all((cluster_folder.parent / local).exists() for local in copied)
+    project = tomllib.loads((cluster_folder.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    needed = {project["project"]["readme"], *project["project"]["license-files"], "pyproject.toml", "constraints.txt"}
+    assert copied == packages | needed | {"Makefile"}
 
 
 def test_on_aws_only_workers_are_spot_and_they_go_when_idle(cluster_folder: Path) -> None:
