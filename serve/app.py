@@ -1,7 +1,7 @@
 """The Ray Serve application: one deployment whose replicas hold the routes, the models and their engines."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: from a config file (RayService, `serve deploy`) Ray Serve makes the argument of
+# `build` out of plain values, and it reads the class from the annotation.
 import logging
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ def build(settings: ServiceSettings) -> serve.Application:
     Each replica loads all models before it takes its first request, so a service that answers is ready.
     """
 
-    def replica() -> FastAPI:
+    def replica() -> "FastAPI":
         from serve.ingress import create_app
         from serve.inspector import load_models
 
