@@ -125,6 +125,13 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
     write_bytes(path, content.encode("utf-8"))
 
 
+def remove(path: str | os.PathLike[str]) -> None:
+    """Delete a file if it is there."""
+    file_system, inside = fsspec.core.url_to_fs(str(path))
+    with contextlib.suppress(FileNotFoundError):
+        file_system.rm_file(inside)
+
+
 def append_line(path: str | os.PathLike[str], line: str) -> None:
     """Append one line; on an object store, which cannot append, the object is rewritten."""
     if is_uri(path):

@@ -28,7 +28,7 @@ class Verbs(typer.core.TyperGroup):
                 err.print(f"error: {problem}", soft_wrap=True)
             raise typer.Exit(2) from None
         except (KeyboardInterrupt, SystemExit):  # SIGINT; SIGTERM, which Ray turns into an exit
-            resumes = ctx.invoked_subcommand == "train"
+            resumes = ctx.invoked_subcommand in ("train", "tune")
             err.print(
                 f"Interrupted. {'Run the same command again to go on from the last checkpoint.' if resumes else ''}"
             )
@@ -119,6 +119,30 @@ def train(spec: Spec, overrides: Overrides = None, address: Address = None) -> N
     from ray_jobs import train as verb
 
     _finish(verb.run(spec, overrides or (), address=address))
+
+
+@app.command()
+def tune(
+    spec: Spec,
+    sweep: Annotated[str, typer.Option("-s", "--sweep", help="Sweep file: which keys are searched, and how.")],
+    overrides: Overrides = None,
+    address: Address = None,
+) -> None:
+    """Search the best values of spec keys with Ray Tune; the same command again goes on where it stopped.
+
+    The sweep file names any keys of model, dataset and train with where to
+    search them; specs/sweep.yaml is a commented example. Everything in it is
+    tried on the spec before Ray starts. Each trial is a training run of its own
+    in RESULTS/tune/trials.
+
+    Leaves RESULTS/tune/best.yaml, a spec that trains as it is, trials.csv and
+    report.html.
+
+    changenet tune -e spec.yaml -s specs/sweep.yaml train.num_epochs=12
+    """
+    from ray_jobs import tune as verb
+
+    _finish(verb.run(spec, sweep, overrides or (), address=address))
 
 
 @app.command()

@@ -49,3 +49,11 @@ def cluster_resources() -> tuple[float, float]:
 
     resources = ray.cluster_resources()
     return float(resources.get("CPU", 1)), float(resources.get("GPU", 0))
+
+
+def node_cpus() -> list[float]:
+    """Return the CPUs of each node that has some."""
+    import ray
+
+    there = (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    return [float(cpus) for cpus in there if cpus] or [1.0]

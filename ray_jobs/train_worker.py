@@ -42,6 +42,15 @@ BEST = "model_best.pth"
 POINTER = "checkpoint.json"
 
 
+def checkpoint_name(epoch: int, step: int) -> str:
+    """Return the name of a checkpoint file: zero-based epoch, steps done.
+
+    >>> checkpoint_name(0, 12)
+    'model_epoch_000_step_00012.pth'
+    """
+    return f"model_epoch_{epoch:03d}_step_{step:05d}.pth"
+
+
 def train_worker(config: dict[str, Any]) -> None:
     """Train from a checkpoint, or from the start, to the last epoch.
 
@@ -317,7 +326,7 @@ class _TrainingRun:
             save_checkpoint(storage.join(self.folder, BEST), checkpoint, encryption_key=key)
             latest = storage.join(self.folder, BEST)
         if save:
-            name = f"model_epoch_{epoch:03d}_step_{self.progress.step:05d}.pth"
+            name = checkpoint_name(epoch, self.progress.step)
             latest = storage.join(self.folder, name)
             save_checkpoint(latest, checkpoint, encryption_key=key)
             storage.set_latest(storage.join(self.folder, LATEST), name)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from changenet.spec.workers import RayWorkers
 from ray_jobs import cluster
 
 logger = logging.getLogger(__name__)
+
+TRIALS_A_NODE = 4  # that share a node's CPUs: more learn little from each other, and each holds its own pictures
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def plan_workers(section: RayWorkers, *, asked_gpus: int) -> Workers:
     fewest, most = wanted if isinstance(wanted, tuple) else (wanted, wanted)
     resources = dict(section.resources_per_worker or {})
     share = resources.pop("CPU", None) or cpus / most
-    share = int(share) if share > 1 else math.floor(1e4 * share) / 1e4  # Ray counts in these steps
+    share = _countable(share)
     gpus_each = resources.pop("GPU", None)
     if gpus_each is not None and gpus_each != use_gpu:
         logger.warning("resources_per_worker.GPU is %g, but a worker gets %d: use_gpu decides.", gpus_each, use_gpu)
@@ -64,3 +66,37 @@ def plan_workers(section: RayWorkers, *, asked_gpus: int) -> Workers:
                 "%d worker(s) need %g %s and the cluster has %g: they wait until it grows.", fewest, needed, kind, there
             )
     return Workers((fewest, most), share, use_gpu, resources)
+
+
+def plan_trials(section: RayWorkers, *, asked_gpus: int, trials: int, limit: int | None) -> tuple[Workers, int]:
+    """Return the workers of each trial of a sweep, and how many trials run at once.
+
+    The processes that drive trials take no CPU, and the workers of a trial start together or not at all: whatever the
+    numbers, no trial waits for what another one holds while that one waits too.
+
+    Args:
+        section: `train.ray`.
+        asked_gpus: GPUs that one trial asks for.
+        trials: Trials in all.
+        limit: `max_concurrent_trials`; None for what the cluster carries. With `resources_per_worker` it may be more than
+            that: the trials above it wait until the cluster grows.
+    """
+    workers = plan_workers(section, asked_gpus=asked_gpus)
+    each = workers.count[1]
+    cpus, gpus = cluster.cluster_resources()
+    nodes = cluster.node_cpus()
+    if "CPU" in (section.resources_per_worker or {}):
+        fitting = int(cpus / (each * workers.cpus) + 1e-6)
+    else:
+        fitting = min(int(cpus / each), TRIALS_A_NODE * len(nodes))
+    if workers.use_gpu:
+        fitting = min(fitting, int(gpus / each))
+    at_once = min(limit or max(1, fitting), trials)
+    if "CPU" in (section.resources_per_worker or {}):
+        return workers, at_once
+    return replace(workers, cpus=_countable(min(cpus / (each * at_once), min(nodes)))), at_once
+
+
+def _countable(share: float) -> float:
+    """Return a share of CPUs in the steps that Ray counts in."""
+    return int(share) if share > 1 else math.floor(1e4 * share) / 1e4

@@ -233,6 +233,12 @@ def without_effect(experiment: Experiment) -> Iterator[Notice]:
     yield from _read_differently(experiment)
 
 
+def no_effect(key: str, experiment: Experiment) -> str | None:
+    """Return why a key changes nothing in this spec, whatever its value; None where it does."""
+    covering = (entry for entry in TABLE if f"{key}.".startswith(f"{entry.path}.") and entry.when(experiment))
+    return next((entry.reason for entry in covering), None)
+
+
 def _changed(values: dict[str, Any], entry: WithoutEffect) -> dict[str, Any]:
     """Return the values that an entry covers and that are neither unset, nor our default, nor TAO's own."""
     changed = {}

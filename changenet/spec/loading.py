@@ -102,7 +102,20 @@ def read_tree(reading: Reading) -> Tree:
     Raises:
         SpecError: There is no such file, or it is not a YAML mapping.
     """
-    where = reading.file
+    tree: Tree = _text_keys(read_mapping(reading.file), reading.problem)
+    for path, value in list(leaves(tree)):
+        if value == "???":  # OmegaConf's mark for a mandatory value that nobody has given yet.
+            remove(tree, path)
+    spellings.modernize_keys(tree, reading.problem, reading.change)
+    return tree
+
+
+def read_mapping(where: str) -> dict[Any, Any]:
+    """Read a YAML file into plain values, with interpolation as it is written.
+
+    Raises:
+        SpecError: There is no such file, or it is not a YAML mapping.
+    """
     try:
         content = OmegaConf.to_container(OmegaConf.create(read_text(where)), resolve=False)
     except ChangeNetError as error:
@@ -123,12 +136,7 @@ def read_tree(reading: Reading) -> Tree:
         raise SpecError(f"cannot be read: {str(error).splitlines()[0]}", where=place, fix="Mend the file.") from error
     if not isinstance(content, dict):
         raise SpecError("is a list, not a mapping of sections", where=where, fix="Start from `changenet init`.")
-    tree: Tree = _text_keys(content, reading.problem)
-    for path, value in list(leaves(tree)):
-        if value == "???":  # OmegaConf's mark for a mandatory value that nobody has given yet.
-            remove(tree, path)
-    spellings.modernize_keys(tree, reading.problem, reading.change)
-    return tree
+    return content
 
 
 def apply_overrides(reading: Reading, tree: Tree, given: Iterable[str]) -> None:

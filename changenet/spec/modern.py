@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from changenet.spec import encoders
 from changenet.spec.cross_checks import TAO_NUM_INPUT
-from changenet.spec.effects import TABLE, YET, without_effect
+from changenet.spec.effects import YET, no_effect, without_effect
 from changenet.spec.experiment import Experiment
 from changenet.spec.keys import plain
 from changenet.spec.loading import SECRET, Reading, build, read_tree
@@ -153,7 +153,7 @@ class _Page:
 def _matters(experiment: Experiment, key: str) -> bool:
     if key.endswith("use_summary_token"):
         return encoders.family(experiment.model.backbone.type) == "vit"
-    return not any(f"{key}.".startswith(f"{entry.path}.") and entry.when(experiment) for entry in TABLE)
+    return no_effect(key, experiment) is None
 
 
 def _batch_size(experiment: Experiment) -> str:

@@ -91,12 +91,12 @@ def write_report(
     }
     for name, png in plots.items():
         storage.write_bytes(storage.join(folder, name), png)
-    page = _template().render(
+    page = template("report.html.jinja").render(
         title=title,
         summary=_summary(figures),
         good=figures["escape_rate"] == 0,
-        headlines=[row for row in _rows(figures) if row["key"] in _HEADLINES],
-        rows=_rows(figures),
+        headlines=[row for row in figure_rows(figures) if row["key"] in _HEADLINES],
+        rows=figure_rows(figures),
         figures=figures,
         per_label=figures.get("per_label", {}),
         per_class=figures.get("per_class", {}),
@@ -119,7 +119,8 @@ def write_report(
     return path
 
 
-def _rows(figures: Mapping[str, Any]) -> list[dict[str, str]]:
+def figure_rows(figures: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the figures of `decision_metrics` as people read them: key, name, meaning, value, interval."""
     rows = []
     for key, name, meaning, is_share in _FIGURES:
         show = percent if is_share else number
@@ -148,7 +149,8 @@ def _binary_matrix(figures: Mapping[str, Any], scores: Any, is_defect: Any) -> d
     return {"labels": list(BINARY_CLASSES), "predictions": [PASS, FAIL], "counts": counts}
 
 
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """Return a template of this folder."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("changenet.evaluation.report", ""),
         autoescape=True,
@@ -157,4 +159,4 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)

@@ -34,9 +34,9 @@ def roc_plot(points: OperatingPoints, figures: Mapping[str, Any]) -> bytes:
         points: All operating points.
         figures: The result of `decision_metrics`.
     """
-    figure, (whole, corner) = _figure(columns=2, width=5.4, height=4.2)
+    figure, (whole, corner) = new_figure(columns=2, width=5.4, height=4.2)
     if not _drawable(whole, points) or not _drawable(corner, points):
-        return _png(figure)
+        return to_png(figure)
     false_calls, recall = points.false_call_rate(), points.recall()
     kept = _thinned(len(points.cuts))
     needed = figures["false_call_rate_at_full_recall"]
@@ -53,14 +53,14 @@ def roc_plot(points: OperatingPoints, figures: Mapping[str, Any]) -> bytes:
     corner.set(xlim=(-margin_x, reach), ylim=(bottom, 1 + margin_y))
     corner.set_title(f"Enlarged: every defect is caught at {percent(needed)} false calls")
     corner.axvline(needed, color=INK, linewidth=1, linestyle="--")
-    return _png(figure)
+    return to_png(figure)
 
 
 def precision_recall_plot(points: OperatingPoints, figures: Mapping[str, Any]) -> bytes:
     """Return the precision-recall curve with the threshold's operating point as PNG bytes (arguments as `roc_plot`)."""
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     if not _drawable(axes, points):
-        return _png(figure)
+        return to_png(figure)
     kept = _thinned(len(points.cuts))
     axes.plot(points.recall()[kept], points.precision()[kept], color=GOOD_COLOUR, linewidth=2, label="network")
     share = points.defects / (points.defects + points.passes)
@@ -70,13 +70,13 @@ def precision_recall_plot(points: OperatingPoints, figures: Mapping[str, Any]) -
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
     axes.set_title(f"Precision and recall, AP {number(figures['average_precision'])}")
     axes.legend(loc="lower left", frameon=False, fontsize=9)
-    return _png(figure)
+    return to_png(figure)
 
 
 def score_plot(scores: Any, is_defect: Any, threshold: float, *, bins: int = 60) -> bytes:
     """Return the histogram of PASS and defect scores with the threshold as PNG bytes; counts on a log scale."""
     scores, is_defect = np.asarray(scores, dtype=np.float64), np.asarray(is_defect, dtype=bool)
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     low, high = min(0.0, scores.min(initial=0.0)), max(scores.max(initial=0.0), threshold, 1e-6)
     if high <= 1 and high > 0.5:
         high = 1.0  # probabilities
@@ -93,7 +93,7 @@ def score_plot(scores: Any, is_defect: Any, threshold: float, *, bins: int = 60)
         axes.yaxis.set_major_formatter(lambda count, _position: f"{count:,.0f}")
     axes.set(xlabel="score (FAIL to the right of the threshold)", ylabel="pairs (log scale)", title="Scores")
     axes.legend(loc="upper center", fontsize=9, framealpha=0.85, edgecolor="none")
-    return _png(figure)
+    return to_png(figure)
 
 
 def confusion_plot(matrix: Mapping[str, Any]) -> bytes:
@@ -105,10 +105,10 @@ def confusion_plot(matrix: Mapping[str, Any]) -> bytes:
     rows: Sequence[str] = matrix["labels"]
     columns: Sequence[str] = matrix["predictions"]
     counts = np.array(matrix["counts"], dtype=np.int64).reshape(len(rows), len(columns))
-    figure, (axes,) = _figure(width=max(4.6, 2.4 + len(columns)), height=max(3.9, 1.6 + 0.62 * len(rows)))
+    figure, (axes,) = new_figure(width=max(4.6, 2.4 + len(columns)), height=max(3.9, 1.6 + 0.62 * len(rows)))
     if not counts.size:
-        _say(axes, "no pairs were scored")
-        return _png(figure)
+        say(axes, "no pairs were scored")
+        return to_png(figure)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     colours = LinearSegmentedColormap.from_list("share", ["#ffffff", GOOD_COLOUR])
     axes.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="auto")
@@ -124,10 +124,11 @@ def confusion_plot(matrix: Mapping[str, Any]) -> bytes:
     axes.grid(which="minor", color=GRID, linewidth=1)
     axes.tick_params(which="both", length=0)
     axes.set(xlabel="decision", ylabel="label", title="Decisions")
-    return _png(figure)
+    return to_png(figure)
 
 
-def _figure(*, columns: int = 1, width: float = 4.6, height: float = 3.9) -> tuple[Figure, list[Axes]]:
+def new_figure(*, columns: int = 1, width: float = 4.6, height: float = 3.9) -> tuple[Figure, list[Axes]]:
+    """Return a figure with axes side by side, each `width` x `height` inches."""
     figure = Figure(figsize=(width * columns, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     all_axes = [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
@@ -143,7 +144,8 @@ def _figure(*, columns: int = 1, width: float = 4.6, height: float = 3.9) -> tup
     return figure, all_axes
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """Return a figure as PNG bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return buffer.getvalue()
@@ -152,11 +154,12 @@ def _png(figure: Figure) -> bytes:
 def _drawable(axes: Axes, points: OperatingPoints) -> bool:
     if points.defects and points.passes:
         return True
-    _say(axes, "needs PASS pairs and defects")
+    say(axes, "needs PASS pairs and defects")
     return False
 
 
-def _say(axes: Axes, text: str) -> None:
+def say(axes: Axes, text: str) -> None:
+    """Write a line where there is nothing to draw."""
     axes.text(0.5, 0.5, text, ha="center", va="center", color=INK, transform=axes.transAxes)
     axes.set(xticks=[], yticks=[])
 

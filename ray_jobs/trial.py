@@ -1,0 +1,223 @@
+"""One trial of a sweep: a Ray Train run like that of `changenet train`, whose epochs are handed on to Ray Tune."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray.train
+from ray import tune
+
+from changenet import storage
+from changenet.errors import ChangeNetError
+from changenet.evaluation.objective import Objective
+from changenet.spec import Experiment
+from changenet.spec.sweep import Sweep, with_values
+from ray_jobs.action import Action
+from ray_jobs.follow import Board, log_to
+from ray_jobs.train_run import cause, make_trainer, prepare
+from ray_jobs.train_worker import checkpoint_name
+from ray_jobs.workers import Workers
+
+METRIC = "objective"
+EPOCHS = "epochs"
+FIGURES = ("val_far", "val_auroc", "val_loss", "threshold")
+PERIOD = 0.2  # seconds between two looks at the board
+LOCK_WAIT = 60.0  # seconds that the processes of a killed sweep may need to end
+
+
+@dataclass(frozen=True)
+class TrialSetup:
+    """What all trials of a sweep share.
+
+    Args:
+        experiment: The spec.
+        sweep: Its sweep.
+        folder: RESULTS/tune/trials.
+        objective: What is better.
+        workers: Of each trial.
+        board: Where log records go; each is shown once for all trials.
+        working_dir: The folder that the spec's relative paths start from.
+    """
+
+    experiment: Experiment
+    sweep: Sweep
+    folder: str
+    objective: Objective
+    workers: Workers
+    board: Any
+    working_dir: str
+
+    def experiment_of(self, name: str, point: Mapping[str, Any]) -> Experiment:
+        """Return the spec of one trial.
+
+        Its threshold is fitted at each validation, whatever the spec says, and each epoch leaves a checkpoint.
+
+        Raises:
+            SpecError: The point's values do not fit together.
+        """
+        place = {"results_dir": storage.join(self.folder, name), "train.results_dir": None}
+        kept = {"train.checkpoint_interval": 1, "train.checkpoint_interval_unit": "epoch"}
+        fitted = {"evaluate.threshold.policy": "recall"}
+        return with_values(self.experiment, {**self.sweep.values(self.experiment, point), **place, **kept, **fitted})
+
+
+class TrialBoard(Board):
+    """The board of one trial's workers: it keeps the figures of epochs, and hands log records on to the sweep's board."""
+
+    def __init__(self, shared: Any) -> None:
+        super().__init__()
+        self._shared = shared
+        self._epochs: list[dict[str, Any]] = []
+
+    def log(self, name: str, level: int, message: str) -> None:
+        """Hand on a log record."""
+        self._shared.log.remote(name, level, message)
+
+    def add_epoch(self, figures: dict[str, Any]) -> None:
+        """Keep what the workers reported."""
+        self._epochs.append(figures)
+
+    def take_epochs(self) -> list[dict[str, Any]]:
+        """Return the reports since the last call."""
+        epochs, self._epochs = self._epochs, []
+        return epochs
+
+
+class _Relay(ray.train.UserCallback):
+    """Puts the figures of each report on the trial's board."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:  # noqa: ARG002
+        if "train_loss" in metrics[0]:  # the end of an epoch, not a checkpoint on the way
+            ray.get(self._board.add_epoch.remote(metrics[0]))
+
+
+@dataclass
+class Curve:
+    """The epochs of a trial so far, and the best of them.
+
+    Args:
+        objective: What is better.
+        folder: RESULTS/train of the trial.
+    """
+
+    objective: Objective
+    folder: str
+    epochs: int = 0
+    seconds: float = 0.0
+    value: float | None = None
+    best: dict[str, Any] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+
+    def add(self, figures: Mapping[str, Any]) -> None:
+        """Note an epoch; of the checkpoints the best and the latest are kept."""
+        self.epochs = int(figures["epoch"]) + 1
+        self.seconds += figures["seconds"]
+        name = checkpoint_name(int(figures["epoch"]), int(figures["step"]))
+        value = self.objective.value(figures)
+        if value is not None and self.objective.is_better(value, self.value):
+            self.value = value
+            self.best = {key: figures.get(key) for key in FIGURES} | {"best_epoch": self.epochs, "checkpoint": name}
+        for old in self.files:
+            if old not in (self.best.get("checkpoint"), name):
+                storage.remove(storage.join(self.folder, old))
+        self.files = [each for each in (self.best.get("checkpoint"), name) if each]
+
+    def read(self, epochs: int) -> None:
+        """Read the first epochs back from `metrics.csv`."""
+        path = storage.join(self.folder, "metrics.csv")
+        if not epochs or not storage.exists(path):
+            return
+        for row in csv.DictReader(io.StringIO(storage.read_text(path))):
+            if int(row["epoch"]) < epochs:
+                self.add({name: float(cell) if cell else None for name, cell in row.items()})
+
+    def report(self, *, finished: bool) -> None:
+        """Tell Ray Tune the best so far; before the first validation there is nothing to tell."""
+        if self.value is not None:
+            facts = {METRIC: self.value, EPOCHS: self.epochs, "seconds": self.seconds, "finished": finished}
+            tune.report({**facts, **self.best})
+
+
+def run_trial(point: Mapping[str, Any], setup: TrialSetup) -> None:
+    """Train one trial to its last epoch, from its own latest checkpoint if it has one.
+
+    Raises:
+        ChangeNetError: The spec of the trial is wrong, or training diverged.
+    """
+    with contextlib.suppress(FileNotFoundError):  # a node without that folder needs absolute paths
+        os.chdir(setup.working_dir)
+    log_to(setup.board)
+    logging.getLogger("ray_jobs.resume").setLevel(logging.WARNING)
+    experiment = setup.experiment_of(tune.get_context().get_trial_name(), point)
+    with _entered(Action("train", experiment)) as action:
+        start = prepare(experiment, action.folder)
+        curve = Curve(setup.objective, action.folder)
+        curve.read(start.epochs)
+        if start.epochs < experiment.train.num_epochs:
+            board = ray.remote(num_cpus=0)(TrialBoard).remote(setup.board)
+            trainer = make_trainer(
+                experiment,
+                folder=action.folder,
+                checkpoint=start.checkpoint,
+                workers=setup.workers,
+                board=board,
+                callbacks=[_Relay(board)],
+            )
+            for figures in _epochs(trainer, board):
+                curve.add(figures)
+                curve.report(finished=False)
+    curve.report(finished=True)
+
+
+def _epochs(trainer: Any, board: Any) -> Iterator[dict[str, Any]]:
+    """Train, and yield the figures of every epoch as soon as it ends."""
+    outcome: Future[None] = Future()
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            outcome.set_exception(cause(error))
+        except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the thread that waits
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    threading.Thread(target=fit, name="fit", daemon=True).start()
+    ended = False
+    while not ended:
+        ended = outcome.done()  # before the look: nothing comes after it
+        yield from ray.get(board.take_epochs.remote())
+        if not ended:
+            time.sleep(PERIOD)
+    outcome.result()
+
+
+@contextlib.contextmanager
+def _entered(action: Action) -> Iterator[Action]:
+    """Enter an action; the processes of a sweep that was killed may hold its lock for some seconds yet."""
+    deadline = time.monotonic() + LOCK_WAIT
+    while True:
+        try:
+            action.__enter__()
+            break
+        except ChangeNetError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+    with contextlib.ExitStack() as stack:
+        stack.push(action)
+        yield action

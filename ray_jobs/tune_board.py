@@ -1,0 +1,148 @@
+"""What Ray Tune tells while a sweep runs: noted in the sweep's state and shown as a table, a line a trial."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Any
+
+from ray import tune
+from rich.console import RenderableType
+from rich.live import Live
+
+from changenet.errors import ChangeNetError
+from changenet.spec.rendering import flow
+from ray_jobs.console import err, result_table
+from ray_jobs.tune_state import SweepState, Trial
+
+logger = logging.getLogger(__name__)
+SHOWN = 30  # trials in the table while it runs: a terminal has only so many lines
+
+
+class TuneBoard(tune.Callback):
+    """Keeps the state up to date and the table on the terminal.
+
+    Args:
+        state: The sweep's trials.
+        total: Trials in all.
+        num_epochs: Of a trial that is not stopped early.
+        board: Where trials put their log records.
+    """
+
+    def __init__(self, state: SweepState, *, total: int, num_epochs: int, board: Any) -> None:
+        self._state, self._total, self._num_epochs, self._board = state, total, num_epochs, board
+        self._live: Live | None = None
+
+    def __enter__(self) -> TuneBoard:
+        if err.is_terminal:
+            self._live = Live(self._table(), console=err, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._look()
+        if self._live is not None:
+            self._live.stop()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
+        """Show that a trial begins."""
+        mine = self._state.trials[str(trial)]
+        self._say("Trial %s of %d: %s.", mine.name, self._total, _values(mine))
+
+    def on_trial_result(  # noqa: D102 - Ray's
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[Any],  # noqa: ARG002
+        trial: Any,
+        result: dict[str, Any],
+        **info: Any,  # noqa: ARG002
+    ) -> None:
+        mine = self._state.trials[str(trial)]
+        mine.epochs, mine.seconds, mine.objective = result["epochs"], result["seconds"], result["objective"]
+        names = ("val_far", "val_auroc", "val_loss", "threshold", "best_epoch", "checkpoint")
+        mine.best = {name: result.get(name) for name in names}
+        if result["finished"]:
+            mine.status = "finished"
+        self._changed()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
+        """Note that a trial has ended, by itself or because it fell behind."""
+        mine = self._state.trials[str(trial)]
+        if mine.status == "running" and mine.objective is None:
+            mine.status, mine.error = "failed", "no validation gave a figure to compare"
+        elif mine.status == "running":
+            mine.status = "stopped"
+        self._say(
+            "Trial %s %s after %d epochs, objective %s.", mine.name, mine.status, mine.epochs, _number(mine.objective)
+        )
+        self._changed()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
+        """Note why a trial failed; the sweep goes on."""
+        mine, error = self._state.trials[str(trial)], _ours(trial.get_pickled_error())
+        mine.status = "failed" if isinstance(error, ChangeNetError) else "crashed"
+        mine.error = " ".join(str(error).split()) if error is not None else "the process of the trial ended"
+        self._look()
+        logger.warning("Trial %s %s: %s", mine.name, mine.status, mine.error)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._state.save()
+        self._look()
+
+    def _look(self) -> None:
+        """Show the log records of the trials, and the table."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            for name, level, message in ray.get(self._board.take.remote())[-1]:
+                logging.getLogger(name).log(level, "%s", message)
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+
+    def _say(self, text: str, *values: object) -> None:
+        if self._live is None:  # a log has no table
+            logger.info(text, *values)
+
+    def _table(self) -> RenderableType:
+        trials = sorted(self._state.trials.values(), key=lambda trial: trial.status != "running")[:SHOWN]
+        return trial_table(
+            trials, title=f"{len(self._state.over)} of {self._total} trials", num_epochs=self._num_epochs
+        )
+
+
+def trial_table(trials: list[Trial], *, title: str, num_epochs: int) -> RenderableType:
+    """Return a table with a line a trial."""
+    cells = [
+        (
+            trial.name,
+            trial.status,
+            f"{trial.epochs}/{trial.values.get('train.num_epochs', num_epochs)}",
+            _number(trial.objective),
+            *(_number(trial.best.get(name)) for name in ("val_far", "val_auroc", "val_loss")),
+            _values(trial),
+        )
+        for trial in trials
+    ]
+    columns = ("trial", "status", "epochs", "objective", "false calls % at full recall", "AUROC", "loss", "values")
+    return result_table(title, columns, cells)
+
+
+def _values(trial: Trial) -> str:
+    shown = (f"{value:.4g}" if isinstance(value, float) else flow(value) for value in trial.values.values())
+    names = (key.rsplit(".", 1)[-1] for key in trial.values)
+    return ", ".join(f"{name}={value}" for name, value in zip(names, shown, strict=True))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
+
+
+def _ours(error: BaseException | None) -> BaseException | None:
+    """Return the error of ours inside one of Ray's, or the error itself."""
+    inner = error
+    while inner is not None:
+        if isinstance(inner, ChangeNetError):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return error
