@@ -124,8 +124,9 @@ def _search(
 
     with TuneBoard(state, total=total, num_epochs=settings.num_epochs, board=board) as progress:
         tuner = tune.Tuner(
-            # The workers of a trial take the CPUs; what drives it waits for them and needs none.
-            tune.with_resources(tune.with_parameters(run_trial, setup=setup), {"CPU": 0}),
+            # The workers of a trial take the CPUs; what drives it waits for them. Ray Tune refuses to ask for nothing at
+            # all, so it asks for one byte of memory.
+            tune.with_resources(tune.with_parameters(run_trial, setup=setup), {"CPU": 0, "memory": 1}),
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 scheduler=scheduler,

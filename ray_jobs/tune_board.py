@@ -33,6 +33,9 @@ class TuneBoard(tune.Callback):
         self._state, self._total, self._num_epochs, self._board = state, total, num_epochs, board
         self._live: Live | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_live": None}  # Ray Tune writes its callbacks down
+
     def __enter__(self) -> TuneBoard:
         if err.is_terminal:
             self._live = Live(self._table(), console=err, auto_refresh=False)

@@ -21,6 +21,7 @@ from changenet.spec.sweep import Sweep
 from ray_jobs.trial import EPOCHS, METRIC
 from ray_jobs.tune_state import SweepState, Trial
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # what happens to trials, we say
 REDUCTION = 3  # of the trials that reach a rung of ASHA, one in three goes on
 FEWEST = 4  # trials that importance is said of
 
@@ -48,7 +49,6 @@ def make_search(sweep: Sweep, state: SweepState, points: list[dict[str, Any]], m
         points: To try first: those that were cut short; of a grid, all that are left.
         mode: Which way the objective is better.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     seed = sweep.settings.seed + len(state.trials)  # a sweep that goes on must not draw its first points again
     sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=seed)
     if sweep.settings.algorithm == "tpe":
