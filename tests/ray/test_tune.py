@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,13 @@ import yaml
 from changenet.errors import DataError, SpecError
 from changenet.spec import load_spec
 from changenet.training.checkpoint import load_checkpoint
-from ray_jobs import cluster, train, tune
+from ray_jobs import train, tune
 
 Spec = Callable[..., str]
 LR = "train.optim.lr"
 MARGIN = "model.classify.train_margin_euclid"
 MODULE = "model.classify.difference_module"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    os.environ.update(cluster.ENVIRONMENT)
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 @pytest.fixture

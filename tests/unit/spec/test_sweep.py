@@ -11,6 +11,7 @@ from changenet.errors import SpecError
 from changenet.spec import load_spec
 from changenet.spec.sweep import Sweep, load_sweep, with_values
 
+SPECS = Path(__file__).parents[3] / "specs"
 LR = "train.optim.lr"
 MARGIN = "model.classify.train_margin_euclid"
 MODULE = "model.classify.difference_module"
@@ -34,6 +35,12 @@ def problems(load: Load, space: Any, *overrides: str, **keys: Any) -> list[str]:
     with pytest.raises(SpecError) as caught:
         load(space, *overrides, **keys)
     return [str(problem) for problem in caught.value.problems]
+
+
+def test_the_sweep_to_copy_fits_the_recommended_recipe() -> None:
+    sweep, loaded = load_sweep(SPECS / "sweep.yaml", SPECS / "light.yaml")
+    assert LR in sweep.dimensions
+    assert loaded.warnings == ()
 
 
 def test_every_problem_of_sweep_space_and_spec_is_found_at_once(load: Load) -> None:
