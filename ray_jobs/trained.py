@@ -138,7 +138,8 @@ def checkpoint_path(experiment: Experiment, action: Literal["evaluate", "inferen
     key = f"{action}.checkpoint"
     path: str | None = getattr(experiment, action).checkpoint
     if not path:
-        raise SpecError("not given", where=key, fix="Name a checkpoint, such as RESULTS/train/model_best.pth.")
+        example = storage.join(experiment.action_dir("train"), "model_best.pth")
+        raise SpecError("not given", where=key, fix=f"Name a checkpoint or a bundle folder, such as {example}.")
     if not storage.exists(path):
         fix = "Run changenet train first, or name another file."
         raise CheckpointError(f"there is no {path}", where=key, fix=fix)

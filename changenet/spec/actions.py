@@ -39,7 +39,7 @@ class ThresholdChoice(Section):
 
     policy: Literal["margin", "recall"] | None = Field(
         default=None,
-        description="margin = eval_margin; recall = fitted on validation. Unset: margin if eval_margin is given.",
+        description="margin = eval_margin; recall = fitted on validation. Unset: margin if eval_margin is given, else recall.",
     )
     target: Annotated[Number, Field(gt=0, le=1)] | None = Field(
         default=None, description="Recall that policy recall must reach. Unset: 1.0, every defect found."

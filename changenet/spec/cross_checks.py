@@ -144,7 +144,7 @@ def _intervals(experiment: Experiment) -> Iterator[Finding]:
             yield Finding(
                 (f"train.{name}", "train.num_epochs"),
                 f"is {value}, but train.num_epochs is {train.num_epochs}",
-                f"Use 1 to {train.num_epochs}.",
+                f"Use {'1' if train.num_epochs == 1 else f'1 to {train.num_epochs}'}, or raise num_epochs.",
             )
 
 

@@ -94,11 +94,10 @@ def resolve(tree: Tree, defaults: Tree, problem: Callable[[Path, str, str], None
             put(tree, path, _select(everything, path))
         except (OmegaConfBaseException, ValueError, RecursionError) as error:
             reason = "it refers to itself" if isinstance(error, RecursionError) else _reason(error)
-            problem(
-                path,
-                f"is {text!r}, which cannot be resolved: {reason}",
-                "Use ${key.path}, ${oc.env:NAME} or ${eval:'1 + 2'}.",
-            )
+            fix = "Use ${key.path}, ${oc.env:NAME} or ${eval:'1 + 2'}."
+            if reason.startswith("Environment variable"):
+                fix = "Set the variable before you run this: export NAME=VALUE."
+            problem(path, f"is {text!r}, which cannot be resolved: {reason}", fix)
             failed.append(path)
     for path in reversed(failed):
         parent = get(tree, path[:-1]) if len(path) > 1 else tree

@@ -136,6 +136,9 @@ def read_mapping(where: str) -> dict[Any, Any]:
         raise SpecError(f"cannot be read: {str(error).splitlines()[0]}", where=place, fix="Mend the file.") from error
     if not isinstance(content, dict):
         raise SpecError("is a list, not a mapping of sections", where=where, fix="Start from `changenet init`.")
+    if len(content) == 1 and any(" " in str(key) or "," in str(key) for key in content):  # one text: a CSV file, a note
+        what = "is text, not a mapping of sections"
+        raise SpecError(what, where=where, fix="Give the spec; CSV files are named in it.")
     return content
 
 

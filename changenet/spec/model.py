@@ -61,7 +61,8 @@ class ClassifyModel(Section):
     )
     eval_margin: Annotated[Number, Field(ge=0)] | None = Field(
         default=None,
-        description="Decision threshold. Unset: 0.5 (learnable) or half of train_margin_euclid (euclidean).",
+        description="Decision threshold. Unset: fitted on validation; where there is none, 0.5 (learnable) or half of "
+        "train_margin_euclid (euclidean).",
     )
     embedding_vectors: Positive = Field(default=5, description="Euclidean: length of the embedding.")
     embed_dec: Positive = Field(default=30, description="Learnable: hidden width of the classifier.")

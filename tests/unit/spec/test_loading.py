@@ -194,3 +194,11 @@ def test_a_name_that_yaml_reads_as_no_name_is_an_error(problems) -> None:
     assert "YAML reads as true" in line
     (line,) = problems("train: {~: 1}")
     assert "spec.yaml: train: cannot be read: Incompatible key type 'NoneType'. Mend the file." in line
+
+
+def test_a_file_that_is_no_spec_is_not_printed_as_a_key(tmp_path: Path) -> None:
+    file = tmp_path / "train.csv"
+    file.write_text("input_path,golden_path,label,object_name\na,b,PASS,c\n" * 50, encoding="utf-8")
+    with pytest.raises(SpecError) as caught:
+        load_spec(file)
+    assert str(caught.value) == f"{file}: is text, not a mapping of sections. Give the spec; CSV files are named in it."
