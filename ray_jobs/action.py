@@ -74,7 +74,7 @@ class Action(contextlib.AbstractContextManager["Action"]):
         try:
             if error is None:
                 self.status.write("SUCCESS", f"{self.name.replace('_', ' ').capitalize()} finished successfully.")
-            elif isinstance(error, KeyboardInterrupt | SystemExit):  # Ray turns SIGTERM into an exit
+            elif isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):  # Ray turns SIGTERM into an exit
                 self.status.write("FAILURE", f"{self.name} was interrupted.", verbosity="WARNING")
             else:
                 self.status.write("FAILURE", f"{_failure(error)}: {_first_line(error)}", verbosity="ERROR")

@@ -42,14 +42,8 @@ class StopWatch:
         return last is not None and step >= last
 
 
-def run_until_interrupted(fit: Callable[[], object], board: Any) -> None:
-    """Run `fit`; an interrupt makes the workers write a checkpoint first, a second one ends it at once.
-
-    Raises:
-        KeyboardInterrupt: It was interrupted; with luck `fit` has ended before.
-    """
-    import ray
-
+def in_background(fit: Callable[[], object]) -> Future[None]:
+    """Run `fit` in a thread of its own, where Ray Train leaves the handling of signals to us."""
     outcome: Future[None] = Future()
 
     def target() -> None:
@@ -60,8 +54,19 @@ def run_until_interrupted(fit: Callable[[], object], board: Any) -> None:
         else:
             outcome.set_result(None)
 
-    # In a thread of its own Ray Train leaves the handling of signals to us.
     threading.Thread(target=target, name="fit", daemon=True).start()
+    return outcome
+
+
+def run_until_interrupted(fit: Callable[[], object], board: Any) -> None:
+    """Run `fit`; an interrupt makes the workers write a checkpoint first, a second one ends it at once.
+
+    Raises:
+        KeyboardInterrupt: It was interrupted; with luck `fit` has ended before.
+    """
+    import ray
+
+    outcome = in_background(fit)
     try:
         outcome.result()
     except KeyboardInterrupt:

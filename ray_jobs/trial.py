@@ -7,9 +7,8 @@ import csv
 import io
 import logging
 import os
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +23,7 @@ from changenet.spec import Experiment
 from changenet.spec.sweep import Sweep, with_values
 from ray_jobs.action import Action
 from ray_jobs.follow import Board, log_to
+from ray_jobs.stopping import in_background
 from ray_jobs.train_run import cause, make_trainer, prepare
 from ray_jobs.train_worker import checkpoint_name
 from ray_jobs.workers import Workers
@@ -32,6 +32,7 @@ METRIC = "objective"
 EPOCHS = "epochs"
 FIGURES = ("val_far", "val_auroc", "val_loss", "threshold")
 PERIOD = 0.2  # seconds between two looks at the board
+STOP_WAIT = 60.0  # seconds that the workers of a trial may need to end
 LOCK_WAIT = 60.0  # seconds that the processes of a killed sweep may need to end
 
 
@@ -144,66 +145,86 @@ class Curve:
             if int(row["epoch"]) < epochs:
                 self.add({name: float(cell) if cell else None for name, cell in row.items()})
 
-    def report(self, *, finished: bool) -> None:
-        """Tell Ray Tune the best so far; before the first validation there is nothing to tell."""
-        if self.value is not None:
-            facts = {METRIC: self.value, EPOCHS: self.epochs, "seconds": self.seconds, "finished": finished}
-            tune.report({**facts, **self.best})
+    def facts(self, *, finished: bool) -> dict[str, Any]:
+        """Return what Ray Tune is told: the best so far."""
+        return {METRIC: self.value, EPOCHS: self.epochs, "seconds": self.seconds, "finished": finished, **self.best}
 
 
-def run_trial(point: Mapping[str, Any], setup: TrialSetup) -> None:
-    """Train one trial to its last epoch, from its own latest checkpoint if it has one.
+class TrialRun(tune.Trainable):
+    """Trains one trial, from its own latest checkpoint if it has one, to its last epoch or until Ray Tune stops it.
 
-    Raises:
-        ChangeNetError: The spec of the trial is wrong, or training diverged.
+    A step is an epoch (or the epochs until there is a first figure). Stopped, its workers end as they do on Ctrl-C and give
+    back what they hold: a function that Ray Tune stops would leave them running, and the next trial waiting.
     """
-    with contextlib.suppress(FileNotFoundError):  # a node without that folder needs absolute paths
-        os.chdir(setup.working_dir)
-    log_to(setup.board)
-    logging.getLogger("ray_jobs.resume").setLevel(logging.WARNING)
-    experiment = setup.experiment_of(tune.get_context().get_trial_name(), point)
-    with _entered(Action("train", experiment)) as action:
-        start = prepare(experiment, action.folder)
-        curve = Curve(setup.objective, action.folder)
-        curve.read(start.epochs)
-        if start.epochs < experiment.train.num_epochs:
-            board = ray.remote(num_cpus=0)(TrialBoard).remote(setup.board)
-            trainer = make_trainer(
-                experiment,
-                folder=action.folder,
-                checkpoint=start.checkpoint,
-                workers=setup.workers,
-                board=board,
-                callbacks=[_Relay(board)],
-            )
-            for figures in _epochs(trainer, board):
-                curve.add(figures)
-                curve.report(finished=False)
-    curve.report(finished=True)
 
+    def setup(self, config: Mapping[str, Any], setup: TrialSetup) -> None:
+        """Keep what the trial is made of; all work is left to the steps, whose errors Ray Tune hands on as they are."""
+        self._point, self._setup = config, setup
+        self._reports = self._train()
+        self._board: Any = None
+        self._outcome: Future[None] | None = None
 
-def _epochs(trainer: Any, board: Any) -> Iterator[dict[str, Any]]:
-    """Train, and yield the figures of every epoch as soon as it ends."""
-    outcome: Future[None] = Future()
+    def step(self) -> dict[str, Any]:
+        """Train until there is something new to tell.
 
-    def fit() -> None:
+        Raises:
+            ChangeNetError: The spec of the trial is wrong, or training diverged.
+        """
+        return next(self._reports)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Do nothing: what a trial goes on from is in its own folder."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Do nothing (see `save_checkpoint`)."""
+
+    def cleanup(self) -> None:
+        """End the workers."""
+        if self._outcome is not None and not self._outcome.done() and ray.get(self._board.stop.remote()):
+            with contextlib.suppress(Exception):
+                self._outcome.result(timeout=STOP_WAIT)
+        self._reports.close()
+
+    def _train(self) -> Generator[dict[str, Any], None, None]:
+        setup = self._setup
+        with contextlib.suppress(FileNotFoundError):  # a node without that folder needs absolute paths
+            os.chdir(setup.working_dir)
+        log_to(setup.board)
+        logging.getLogger("ray_jobs.resume").setLevel(logging.WARNING)
+        experiment = setup.experiment_of(self.trial_name, self._point)
+        with _entered(Action("train", experiment)) as action:
+            start = prepare(experiment, action.folder)
+            curve = Curve(setup.objective, action.folder)
+            curve.read(start.epochs)
+            if start.epochs < experiment.train.num_epochs:
+                self._board = ray.remote(num_cpus=0)(TrialBoard).remote(setup.board)
+                trainer = make_trainer(
+                    experiment,
+                    folder=action.folder,
+                    checkpoint=start.checkpoint,
+                    workers=setup.workers,
+                    board=self._board,
+                    callbacks=[_Relay(self._board)],
+                )
+                for figures in self._epochs(trainer):
+                    curve.add(figures)
+                    if curve.value is not None:
+                        yield curve.facts(finished=False)
+        yield {**curve.facts(finished=True), "done": True}
+
+    def _epochs(self, trainer: Any) -> Iterator[dict[str, Any]]:
+        """Train, and yield the figures of every epoch as soon as it ends."""
+        self._outcome = in_background(trainer.fit)
+        ended = False
+        while not ended:
+            ended = self._outcome.done()  # before the look: nothing comes after it
+            yield from ray.get(self._board.take_epochs.remote())
+            if not ended:
+                time.sleep(PERIOD)
         try:
-            trainer.fit()
+            self._outcome.result()
         except ray.train.TrainingFailedError as error:
-            outcome.set_exception(cause(error))
-        except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the thread that waits
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(None)
-
-    threading.Thread(target=fit, name="fit", daemon=True).start()
-    ended = False
-    while not ended:
-        ended = outcome.done()  # before the look: nothing comes after it
-        yield from ray.get(board.take_epochs.remote())
-        if not ended:
-            time.sleep(PERIOD)
-    outcome.result()
+            raise cause(error) from error
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def _search(
     from ray import tune
 
     from ray_jobs.follow import Board
-    from ray_jobs.trial import TrialSetup, run_trial
+    from ray_jobs.trial import TrialRun, TrialSetup
     from ray_jobs.tune_board import TuneBoard
     from ray_jobs.tune_search import make_scheduler, make_search
 
@@ -126,7 +126,7 @@ def _search(
         tuner = tune.Tuner(
             # The workers of a trial take the CPUs; what drives it waits for them. Ray Tune refuses to ask for nothing at
             # all, so it asks for one byte of memory.
-            tune.with_resources(tune.with_parameters(run_trial, setup=setup), {"CPU": 0, "memory": 1}),
+            tune.with_resources(tune.with_parameters(TrialRun, setup=setup), {"CPU": 0, "memory": 1}),
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 scheduler=scheduler,

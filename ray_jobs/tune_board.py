@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -82,7 +83,7 @@ class TuneBoard(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """Note why a trial failed; the sweep goes on."""
-        mine, error = self._state.trials[str(trial)], _ours(trial.get_pickled_error())
+        mine, error = self._state.trials[str(trial)], _ours(_error_of(trial))
         mine.status = "failed" if isinstance(error, ChangeNetError) else "crashed"
         mine.error = " ".join(str(error).split()) if error is not None else "the process of the trial ended"
         self._look()
@@ -139,6 +140,17 @@ def _values(trial: Trial) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.5g}"
+
+
+def _error_of(trial: Any) -> BaseException | None:
+    """Return what ended a trial; Ray Tune has written it to this machine, and not yet to the storage that it reads."""
+    import pickle
+
+    if trial.pickled_error_file is None:
+        return None
+    with Path(trial.pickled_error_file).open("rb") as file:
+        error: BaseException = pickle.load(file)  # noqa: S301 - written by this process a moment ago
+    return error
 
 
 def _ours(error: BaseException | None) -> BaseException | None:
