@@ -132,6 +132,23 @@ def remove(path: str | os.PathLike[str]) -> None:
         file_system.rm_file(inside)
 
 
+def set_aside(folder: str | os.PathLike[str]) -> str | None:
+    """Move everything in a folder, but hidden files, into a new one beside it; return that, or None: it was empty.
+
+    >>> set_aside("no/such/folder") is None
+    True
+    """
+    names = [name for name in names_inside(folder) if not name.startswith(".")]
+    if not names:
+        return None
+    aside = f"{str(folder).rstrip('/')}-until-{time.strftime('%Y%m%d-%H%M%S')}"
+    file_system, inside = fsspec.core.url_to_fs(str(folder))
+    _, beside = fsspec.core.url_to_fs(make_folder(aside))
+    for name in names:
+        file_system.mv(f"{inside}/{name}", f"{beside}/{name}", recursive=True)
+    return aside
+
+
 def append_line(path: str | os.PathLike[str], line: str) -> None:
     """Append one line; on an object store, which cannot append, the object is rewritten."""
     if is_uri(path):

@@ -36,17 +36,19 @@ class Action(contextlib.AbstractContextManager["Action"]):
     Args:
         name: The action, which is also the name of its folder.
         experiment: The spec.
+        fresh: What an earlier run left in the folder is set aside, into a folder beside it.
     """
 
-    def __init__(self, name: str, experiment: Experiment) -> None:
+    def __init__(self, name: str, experiment: Experiment, *, fresh: bool = False) -> None:
         self.name = name
+        self._fresh = fresh
         self.experiment = experiment
         self.folder = experiment.action_dir(name)
         self.status = StatusLog(storage.join(self.folder, "status.json"))
         self._lock = storage.RunLock(self.folder)
 
     @classmethod
-    def load(cls, name: str, spec: str, overrides: Sequence[str] = ()) -> Action:
+    def load(cls, name: str, spec: str, overrides: Sequence[str] = (), *, fresh: bool = False) -> Action:
         """Read the spec, log its warnings, and return the action.
 
         Raises:
@@ -55,7 +57,7 @@ class Action(contextlib.AbstractContextManager["Action"]):
         loaded = load_spec(spec, overrides)
         for warning in loaded.warnings:
             logger.warning("%s", warning)
-        return cls(name, loaded.experiment)
+        return cls(name, loaded.experiment, fresh=fresh)
 
     def path(self, *names: str) -> str:
         """Return a path inside the action's folder."""
@@ -63,6 +65,8 @@ class Action(contextlib.AbstractContextManager["Action"]):
 
     def __enter__(self) -> Action:
         self._lock.__enter__()
+        if self._fresh and (aside := storage.set_aside(self.folder)):
+            logger.info("What was in %s is in %s now.", self.folder, aside)
         self._previous = _on_terminate(_interrupt)
         storage.write_text(self.path("experiment.yaml"), yaml.safe_dump(self.experiment.public(), sort_keys=False))
         self.status.write("STARTED", f"Starting Visual ChangeNet {self.name}.")

@@ -59,6 +59,7 @@ Address = Annotated[
     str | None,
     typer.Option(help="Ray cluster to run on, e.g. ray://head:10001 (default: RAY_ADDRESS, else a local Ray)."),
 ]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; an earlier run is set aside, not deleted.")]
 
 
 @app.command()
@@ -114,11 +115,11 @@ def check(
 
 
 @app.command()
-def train(spec: Spec, overrides: Overrides = None, address: Address = None) -> None:
+def train(spec: Spec, overrides: Overrides = None, address: Address = None, fresh: Fresh = False) -> None:
     """Train a network with Ray Train; the same command again goes on where it stopped."""
     from ray_jobs import train as verb
 
-    _finish(verb.run(spec, overrides or (), address=address))
+    _finish(verb.run(spec, overrides or (), address=address, fresh=fresh))
 
 
 @app.command()
@@ -127,6 +128,7 @@ def tune(
     sweep: Annotated[str, typer.Option("-s", "--sweep", help="Sweep file: which keys are searched, and how.")],
     overrides: Overrides = None,
     address: Address = None,
+    fresh: Fresh = False,
 ) -> None:
     """Search the best values of spec keys with Ray Tune; the same command again goes on where it stopped.
 
@@ -142,7 +144,7 @@ def tune(
     """
     from ray_jobs import tune as verb
 
-    _finish(verb.run(spec, sweep, overrides or (), address=address))
+    _finish(verb.run(spec, sweep, overrides or (), address=address, fresh=fresh))
 
 
 @app.command()

@@ -14,7 +14,7 @@ from changenet.description import ModelDescription
 from changenet.errors import CheckpointError, Problem, SpecError
 from changenet.spec import Experiment
 from changenet.training.checkpoint import load_checkpoint
-from ray_jobs.train_worker import LATEST
+from ray_jobs.checkpoint_files import LATEST
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def find_start(experiment: Experiment, folder: str, arguments: Mapping[str, Any]
     ]
     if differing:
         fix = (
-            "Use another results_dir to train a new network (train.pretrained_model_path starts it from these weights), or "
+            "Use --fresh or another results_dir to train a new network (train.pretrained_model_path starts it from these weights), or "
             "the spec that the checkpoint was trained with."
         )
         raise CheckpointError([Problem("this run cannot go on from it", where=path, fix=fix), *differing])
@@ -75,7 +75,7 @@ def find_start(experiment: Experiment, folder: str, arguments: Mapping[str, Any]
         raise SpecError(
             f"is {last}, but {path} has been trained for {done} epochs",
             where="train.num_epochs",
-            fix="Raise it, or use another results_dir.",
+            fix="Raise it, or start anew with --fresh.",
         )
     if done < last:
         logger.info("Going on from %s.", path)

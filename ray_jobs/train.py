@@ -12,6 +12,7 @@ from ray_jobs import cluster
 from ray_jobs.action import Action
 from ray_jobs.console import out, result_table
 from ray_jobs.follow import follow
+from ray_jobs.shared_storage import check_shared
 from ray_jobs.stopping import run_until_interrupted
 from ray_jobs.train_run import cause, make_trainer, prepare
 from ray_jobs.workers import plan_workers
@@ -19,24 +20,25 @@ from ray_jobs.workers import plan_workers
 logger = logging.getLogger(__name__)
 
 
-def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None) -> int:
-    """Train as the spec says, going on from the folder's latest checkpoint.
+def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None, fresh: bool = False) -> int:
+    """Train as the spec says, going on from the folder's latest checkpoint; `fresh` sets an earlier run aside.
 
     Raises:
         SpecError: The spec is wrong.
         DataError: The training or validation set is wrong.
         CheckpointError: The checkpoint to go on from is missing or of another run, or weights to start from do not fit.
     """
-    with Action.load("train", spec, overrides) as action:
+    with Action.load("train", spec, overrides, fresh=fresh) as action:
         # Everything a user can have got wrong is found here, before a cluster is asked for anything.
         experiment = with_seed(action.experiment)
         start = prepare(experiment, action.folder)
         if start.epochs < experiment.train.num_epochs:
             cluster.connect(address)
+            check_shared(action.folder, experiment, ("train", "validation"))
             _fit(experiment, action, start.checkpoint)
         else:
             logger.warning(
-                "%s has been trained for %d epochs already: nothing to do. Raise train.num_epochs, or use another results_dir.",
+                "%s has been trained for %d epochs already: nothing to do. Raise train.num_epochs, or start anew with --fresh.",
                 start.checkpoint,
                 start.epochs,
             )
@@ -77,7 +79,7 @@ def _print_result(folder: str) -> None:
         [row["epoch"], *(f"{float(row[name]):.4g}" if row[name] else "" for name in shown[1:])] for row in rows[-5:]
     ]
     out.print(result_table("Training, the last epochs", shown, cells))
-    from ray_jobs.train_worker import BEST, LATEST
+    from ray_jobs.checkpoint_files import BEST, LATEST
 
     names = [LATEST] + [BEST] * storage.exists(storage.join(folder, BEST))
     out.print(f"Checkpoints: {folder} ({', '.join(names)})", soft_wrap=True)

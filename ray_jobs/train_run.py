@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from changenet import storage
 from changenet.errors import ChangeNetError, DataError, Problem, SpecError
 from changenet.spec import Experiment
+from changenet.spec.workers import unshared_batch
 from ray_jobs.workers import Workers
 
 if TYPE_CHECKING:
@@ -79,7 +80,10 @@ def make_trainer(
     from ray_jobs.train_worker import train_worker
 
     settings = experiment.train
-    check_share(experiment, workers.count[1])
+    check_share(experiment, workers)
+    fewest, most = workers.count
+    if fewest < most and not settings.ray.max_failures:
+        logger.warning("train.ray.max_failures is 0: the run grows with the cluster, and ends when it loses a worker.")
     return TorchTrainer(
         train_worker,
         train_loop_config={
@@ -91,7 +95,7 @@ def make_trainer(
             "working_dir": str(Path.cwd()),
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers.count[1],
+            num_workers=most if fewest == most else (fewest, most),
             use_gpu=workers.use_gpu,
             resources_per_worker={"CPU": workers.cpus, **workers.resources},
         ),
@@ -128,15 +132,14 @@ def _check_files(sources: Sequence[PairSource]) -> None:
         raise DataError(problems)
 
 
-def check_share(experiment: Experiment, workers: int) -> None:
-    """Make sure that every worker gets an equal share of a batch; how many there are shows on the cluster only."""
-    batch = experiment.batch_size("train")
-    if batch % workers or batch < 2 * workers:
-        raise SpecError(
-            f"is {batch}, which cannot be shared by the {workers} workers here: it counts the pairs of all of them together",
-            where="dataset.classify.batch_size",
-            fix=f"Use a multiple of {workers}, at least {2 * workers}, or set train.ray.num_workers.",
-        )
+def check_share(experiment: Experiment, workers: Workers) -> None:
+    """Make sure that workers, however many there will be, get equal shares of a batch.
+
+    Raises:
+        SpecError: They cannot.
+    """
+    if problem := unshared_batch(experiment.batch_size("train"), *workers.count):
+        raise SpecError(problem[0], where="dataset.classify.batch_size", fix=problem[1])
 
 
 def _warn_of_no_validation(experiment: Experiment) -> None:

@@ -27,28 +27,21 @@ from changenet.evaluation.metrics import predict as name_classes
 from changenet.evaluation.thresholds import fit_threshold
 from changenet.model.network import ChangeNet
 from changenet.spec import Experiment
-from changenet.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from changenet.training.checkpoint import Checkpoint, load_checkpoint
 from changenet.training.loop import Batches, EpochResult, predict, train_epoch
 from changenet.training.memory import keep_freed_memory
 from changenet.training.state import Progress
+from ray_jobs.checkpoint_files import LATEST, CheckpointFiles
 from ray_jobs.follow import log_to
 from ray_jobs.stopping import Stopped, StopWatch
 from ray_jobs.train_log import TrainLog
 
 logger = logging.getLogger(__name__)
 
-LATEST = "changenet_model_classify_latest.pth"
-BEST = "model_best.pth"
 POINTER = "checkpoint.json"
-
-
-def checkpoint_name(epoch: int, step: int) -> str:
-    """Return the name of a checkpoint file: zero-based epoch, steps done.
-
-    >>> checkpoint_name(0, 12)
-    'model_epoch_000_step_00012.pth'
-    """
-    return f"model_epoch_{epoch:03d}_step_{step:05d}.pth"
+NOTICE_STEPS = (
+    5  # between two questions to Ray whether a machine is about to be taken away; all workers wait for each other then
+)
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -73,6 +66,7 @@ class _TrainingRun:
     ) -> None:
         context = ray.train.get_context()
         self.stop_watch, self.stopping = StopWatch(board), False
+        self.notice: Any = None  # of machines that go
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.experiment, self.settings, self.folder, self.board = experiment, experiment.train, folder, board
         self.device = ray.train.torch.get_device()
@@ -85,7 +79,7 @@ class _TrainingRun:
         self.loader = factory.training_loader(experiment, **shares)
         self.validation = factory.validation_loader(experiment, **shares)
         # After a failure Ray starts the workers again: what they reported last is newer than what the driver saw.
-        checkpoint = _reported() or checkpoint
+        checkpoint = _reported(folder) or checkpoint
         self.network = factory.make_network(experiment, pretrained=checkpoint is None).to(self.device)
         if self.rank == 0:
             log_to(board)  # only now: what there is to say about data and weights, the driver has said
@@ -124,8 +118,9 @@ class _TrainingRun:
         self.trained = ray.train.torch.prepare_model(
             trained, parallel_strategy="ddp" if self.world > 1 else None, move_to_device=False
         )
-        self.log = None
+        self.log = self.files = None
         if self.rank == 0:
+            self.files = CheckpointFiles(folder, experiment, first_epoch=self.progress.epoch)
             tensorboard = self.settings.tensorboard
             self.log = TrainLog(
                 folder,
@@ -155,6 +150,8 @@ class _TrainingRun:
         """Run the epochs that are left."""
         if self.log is not None:
             self.log.started()
+            shared = f"{self.world} workers share each batch" if self.world > 1 else "One worker trains"
+            logger.info("%s, from epoch %d, step %d.", shared, self.progress.epoch + 1, self.progress.step)
         with contextlib.suppress(Stopped):
             for epoch in range(self.progress.epoch, self.settings.num_epochs):
                 if self._stale or self.stopping:  # the first perhaps before this run began
@@ -197,7 +194,7 @@ class _TrainingRun:
             self.log.epoch(figures, validated=validated)
             self.log.histograms(epoch, self.network)
         due = self.progress.is_due(self.settings.checkpoint_interval, self.settings.checkpoint_interval_unit)
-        self._report(figures, save=due or last or self._stale or self.stopping, best=best, epoch=epoch)
+        self._report(figures, save=due or last or self._stale or self.stopping, best=best)
 
     def _train(self, epoch: int) -> EpochResult:
         skipped = self.progress.batch
@@ -219,8 +216,10 @@ class _TrainingRun:
                 self.stateful.average.update_parameters(self.network)
             self.stopping = self.stop_watch.stops_after(self.progress.step) or self.stopping
             unfinished = self.progress.batch < self.loader.batches_per_epoch  # the epoch's end writes its own
-            if unfinished and (self.stopping or (by_step and self.progress.step % every == 0)):
-                self._report({"epoch": epoch, "step": self.progress.step}, save=True, best=False, epoch=epoch)
+            due = by_step and self.progress.step % every == 0
+            due = self._is_going() or due
+            if unfinished and (self.stopping or due):
+                self._report({"epoch": epoch, "step": self.progress.step}, save=True, best=False)
                 if self.stopping:
                     raise Stopped
 
@@ -240,6 +239,16 @@ class _TrainingRun:
             clip_norm=self.settings.clip_grad_norm,
             after_batch=after_batch,
         )
+
+    def _is_going(self) -> bool:
+        """Say, once a notice, whether a machine of this run is about to be taken away (spot machines, drained nodes)."""
+        if self.progress.step % NOTICE_STEPS:
+            return False
+        before, self.notice = self.notice, ray.train.get_preemption_info()
+        if self.notice is None or self.notice == before:
+            return False
+        logger.warning("A machine is about to be taken away: a checkpoint is written.")
+        return True
 
     def _validate(self, epoch: int) -> dict[str, Any]:
         """Score the validation set, fit the threshold, and note both in the description that checkpoints carry.
@@ -313,23 +322,17 @@ class _TrainingRun:
             torch.cat([part.target for part in parts])[order],
         )
 
-    def _report(self, figures: dict[str, Any], *, save: bool, best: bool, epoch: int) -> None:
+    def _report(self, figures: dict[str, Any], *, save: bool, best: bool) -> None:
         """Write the checkpoint (rank 0) and tell Ray where it is; all ranks meet here."""
         metrics = {name: value for name, value in figures.items() if value is not None}
-        if self.rank != 0 or not (save or best):
+        latest = None
+        if self.files is not None and (save or best or self.files.is_ranked(metrics)):
+            training = self.stateful.capture(self.progress, self.network)
+            checkpoint = Checkpoint(self.description, self.kept.state_dict(), training)
+            latest = self.files.write(checkpoint, metrics, periodic=save, best=best)
+        if latest is None:
             ray.train.report(metrics)
             return
-        training = self.stateful.capture(self.progress, self.network)
-        checkpoint = Checkpoint(self.description, self.kept.state_dict(), training)
-        key = self.experiment.secret()
-        if best:
-            save_checkpoint(storage.join(self.folder, BEST), checkpoint, encryption_key=key)
-            latest = storage.join(self.folder, BEST)
-        if save:
-            name = checkpoint_name(epoch, self.progress.step)
-            latest = storage.join(self.folder, name)
-            save_checkpoint(latest, checkpoint, encryption_key=key)
-            storage.set_latest(storage.join(self.folder, LATEST), name)
         with tempfile.TemporaryDirectory() as folder:
             # The file itself stays where users look for it; Ray keeps the note that says where that is.
             Path(folder, POINTER).write_text(json.dumps({"checkpoint_path": latest}), encoding="utf-8")
@@ -352,11 +355,12 @@ def _check_finite(result: EpochResult, epoch: int) -> None:
         )
 
 
-def _reported() -> str | None:
-    """Return the checkpoint file that this run reported before its workers were started again."""
+def _reported(folder: str) -> str | None:
+    """Return the checkpoint file to go on from when this run's workers were started again."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return None
-    with checkpoint.as_directory() as folder:
-        path: str = json.loads(Path(folder, POINTER).read_text(encoding="utf-8"))["checkpoint_path"]
-        return path
+    with checkpoint.as_directory() as note:
+        path: str = json.loads(Path(note, POINTER).read_text(encoding="utf-8"))["checkpoint_path"]
+    # Where old checkpoints are dropped, the newest may have taken its place a moment before the failure.
+    return path if storage.exists(path) else storage.resolve_latest(storage.join(folder, LATEST))

@@ -22,10 +22,10 @@ from changenet.evaluation.objective import Objective
 from changenet.spec import Experiment
 from changenet.spec.sweep import Sweep, with_values
 from ray_jobs.action import Action
+from ray_jobs.checkpoint_files import checkpoint_name
 from ray_jobs.follow import Board, log_to
 from ray_jobs.stopping import in_background
 from ray_jobs.train_run import cause, make_trainer, prepare
-from ray_jobs.train_worker import checkpoint_name
 from ray_jobs.workers import Workers
 
 METRIC = "objective"
@@ -68,6 +68,10 @@ class TrialSetup:
         """
         place = {"results_dir": storage.join(self.folder, name), "train.results_dir": None}
         kept = {"train.checkpoint_interval": 1, "train.checkpoint_interval_unit": "epoch"}
+        kept |= {
+            "train.checkpointer.enable_topk": False,
+            "train.checkpointer.replace_periodic": False,
+        }  # `Curve` prunes
         fitted = {"evaluate.threshold.policy": "recall"}
         return with_values(self.experiment, {**self.sweep.values(self.experiment, point), **place, **kept, **fitted})
 

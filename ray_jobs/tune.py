@@ -17,6 +17,7 @@ from changenet.spec.experiment import LARGER_IS_BETTER
 from changenet.spec.sweep import DEFAULT_TRIALS, Sweep, load_sweep
 from ray_jobs import cluster
 from ray_jobs.action import Action
+from ray_jobs.shared_storage import check_shared
 from ray_jobs.train import with_seed
 from ray_jobs.train_run import check_share, prepare
 from ray_jobs.tune_results import best_trial, write_results
@@ -31,8 +32,10 @@ ENVIRONMENT = {
 }
 
 
-def run(spec: str, sweep_file: str, overrides: Sequence[str] = (), *, address: str | None = None) -> int:
-    """Search the sweep's space, going on where an earlier run of the same sweep stopped.
+def run(
+    spec: str, sweep_file: str, overrides: Sequence[str] = (), *, address: str | None = None, fresh: bool = False
+) -> int:
+    """Search the sweep's space, going on where an earlier run of the same sweep stopped; `fresh` sets that one aside.
 
     Raises:
         SpecError: The sweep, or its spec, is wrong; or the folder holds another sweep.
@@ -42,7 +45,7 @@ def run(spec: str, sweep_file: str, overrides: Sequence[str] = (), *, address: s
     sweep, loaded = load_sweep(sweep_file, spec, overrides)
     for warning in loaded.warnings:
         logger.warning("%s", warning)
-    with Action("tune", loaded.experiment) as action:
+    with Action("tune", loaded.experiment, fresh=fresh) as action:
         experiment = with_seed(loaded.experiment)
         state = SweepState.load(action.folder, {**sweep.shape, "spec": _shape(loaded.experiment, sweep)})
         prepare(experiment, action.folder)
@@ -54,7 +57,7 @@ def run(spec: str, sweep_file: str, overrides: Sequence[str] = (), *, address: s
                 action, experiment, sweep, state, objective, points=_points(state, grid), total=total, address=address
             )
         else:
-            logger.warning("All %d trials are over: nothing to do. Raise trials, or use another results_dir.", total)
+            logger.warning("All %d trials are over: nothing to do. Raise trials, or start anew with --fresh.", total)
         write_results(action, sweep, state, objective, spec=spec, overrides=overrides)
         if best_trial(state, objective) is None:
             failed = (f"trial {trial.name}: {trial.error}" for trial in state.trials.values() if trial.error)
@@ -81,6 +84,7 @@ def _search(
     """
     os.environ.update(ENVIRONMENT)
     cluster.connect(address)
+    check_shared(action.folder, experiment, ("train", "validation"))
     import ray
     from ray import tune
 
@@ -97,7 +101,7 @@ def _search(
         trials=left,
         limit=sweep.settings.max_concurrent_trials,
     )
-    check_share(experiment, workers.count[1])
+    check_share(experiment, workers)
     logger.info(
         "%d trials, %d at once, each with %d worker(s) of %g CPUs.", left, at_once, workers.count[1], workers.cpus
     )

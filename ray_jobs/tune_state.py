@@ -83,7 +83,9 @@ class SweepState:
         there, here = (dict(_flat(each)) for each in (stored["shape"], state.shape))
         keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
         if keys or stored["version"] != VERSION:
-            fix = "Use another results_dir for a new sweep, or the sweep file and the spec that it began with."
+            fix = (
+                "Use --fresh or another results_dir for a new sweep, or the sweep file and the spec that it began with."
+            )
             differing = [
                 Problem(f"{key} was {flow(there.get(key))} and is {flow(here.get(key))}", path) for key in keys
             ]

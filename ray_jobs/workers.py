@@ -40,7 +40,8 @@ def plan_workers(section: RayWorkers, *, asked_gpus: int) -> Workers:
     """Return the workers that `train.ray`, `evaluate.ray` or `inference.ray` asks for, on the cluster that is connected.
 
     Without `num_workers`: one a GPU that the spec asks for where there are GPUs, else one. Asking for GPUs where there are
-    none is the CPU, with one warning. The CPUs are shared out equally.
+    none is the CPU, with one warning. The CPUs are shared out equally; of a number of workers that may grow, each takes one at
+    least.
 
     Args:
         section: `num_workers`, `use_gpu`, `resources_per_worker`.
@@ -55,7 +56,7 @@ def plan_workers(section: RayWorkers, *, asked_gpus: int) -> Workers:
     wanted = section.num_workers or (min(asked_gpus, int(gpus)) if use_gpu else 1)
     fewest, most = wanted if isinstance(wanted, tuple) else (wanted, wanted)
     resources = dict(section.resources_per_worker or {})
-    share = resources.pop("CPU", None) or cpus / most
+    share = resources.pop("CPU", None) or (cpus / most if fewest == most else max(1.0, cpus / most))
     share = _countable(share)
     gpus_each = resources.pop("GPU", None)
     if gpus_each is not None and gpus_each != use_gpu:

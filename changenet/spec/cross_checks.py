@@ -9,6 +9,7 @@ from changenet.description import PASS, UNSCORED
 from changenet.model.catalogue import CATALOGUE, GOLDEN_CELL, unknown_backbone
 from changenet.spec import encoders
 from changenet.spec.experiment import Experiment
+from changenet.spec.workers import unshared_batch
 
 DATA = "dataset.classify"
 TAO_NUM_INPUT = 8  # TAO's default beside a null input_map; its own spec writes both and means neither
@@ -238,16 +239,13 @@ def _batch(experiment: Experiment) -> Iterator[Finding]:
     if experiment.task == "segment":
         return
     workers = experiment.train.ray.num_workers
-    batch = experiment.dataset.classify.batch_size
-    if isinstance(workers, tuple):
-        if workers[0] > workers[1]:
-            yield Finding(("train.ray.num_workers",), f"is {list(workers)}", "Give [min, max] with min <= max.")
-    elif workers is not None and (batch % workers or batch < 2 * workers):
-        yield Finding(
-            (f"{DATA}.batch_size", "train.ray.num_workers"),
-            f"is {batch}, which cannot be shared by {workers} workers: it counts the pairs of all workers together",
-            f"Use a multiple of {workers}, at least {2 * workers}.",
-        )
+    if workers is None:
+        return
+    fewest, most = workers if isinstance(workers, tuple) else (workers, workers)
+    if fewest > most:
+        yield Finding(("train.ray.num_workers",), f"is {[fewest, most]}", "Give [min, max] with min <= max.")
+    elif problem := unshared_batch(experiment.dataset.classify.batch_size, fewest, most):
+        yield Finding((f"{DATA}.batch_size", "train.ray.num_workers"), *problem)
 
 
 def _quantize(experiment: Experiment) -> Iterator[Finding]:

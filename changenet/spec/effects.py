@@ -173,12 +173,16 @@ TABLE: tuple[WithoutEffect, ...] = (
     WithoutEffect(
         "train.classify.cls_weight", "the contrastive loss has no classes", quiet=([1.0, 10.0],), when=_euclidean
     ),
-    WithoutEffect("train.checkpointer.enable_topk", YET),
-    WithoutEffect("train.checkpointer.replace_periodic", YET),
-    WithoutEffect("train.checkpointer.save_top_k", YET),
-    WithoutEffect("train.checkpointer.filename", "the best checkpoint is model_best.pth"),
+    *(
+        WithoutEffect(
+            f"train.checkpointer.{name}",
+            "train.checkpointer.enable_topk is false",
+            when=lambda e: not e.train.checkpointer.enable_topk,
+        )
+        for name in ("save_top_k", "filename")
+    ),
     WithoutEffect("train.checkpointer.dirpath", "checkpoints go to the train folder"),
-    WithoutEffect("train.checkpointer.auto_insert_metric_name", "the best checkpoint is model_best.pth"),
+    WithoutEffect("train.checkpointer.auto_insert_metric_name", "train.checkpointer.filename is the whole name"),
     *(
         entry
         for action in SCORED

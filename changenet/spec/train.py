@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from changenet.spec.section import Integer, Number, Positive, Section
 from changenet.spec.workers import RayWorkers
@@ -24,6 +24,19 @@ Monitor = Literal[
 ]
 NotNegative = Annotated[Number, Field(ge=0)]
 GpuIds = tuple[Annotated[Integer, Field(ge=0)], ...]
+
+
+def _is_name(template: str) -> str:
+    """Make sure that a template names a different file each epoch."""
+    try:
+        names = {
+            template.format(**dict.fromkeys(get_args(Monitor), 0.0), epoch=number, step=number) for number in (0, 1)
+        }
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"cannot be filled in ({error}); epoch, step and the metrics are known") from error
+    if len(names) == 1 or any("/" in name for name in names):
+        raise ValueError("must be a plain name that differs from epoch to epoch, such as model_best_{epoch:03d}")
+    return template
 
 
 class Cudnn(Section):
@@ -63,16 +76,25 @@ class Tensorboard(Section):
 class Checkpointer(Section):
     """`train.checkpointer`: which checkpoints are kept."""
 
-    enable_topk: bool = Field(default=False, description="Keep the best checkpoints only.")
-    replace_periodic: bool = Field(default=False, description="Drop the periodic checkpoints.")
+    enable_topk: bool = Field(
+        default=False, description="Keep the best epochs in files of their own, beside model_best.pth."
+    )
+    replace_periodic: bool = Field(
+        default=False, description="Keep only the newest periodic checkpoint, for a run to go on from."
+    )
     monitor: Monitor | None = Field(
         default=None, description="Metric of the best checkpoint; wins over optim.monitor_name."
     )
     mode: Literal["min", "max"] | None = Field(
         default=None, description="Which way is better. Unset: what fits the metric."
     )
-    save_top_k: Annotated[Integer, Field(ge=-1)] = Field(default=1, description="How many best checkpoints are kept.")
-    filename: str = Field(default="model_best_{epoch:03d}", description="Name of the best checkpoints.")
+    save_top_k: Annotated[Integer, Field(ge=-1)] = Field(
+        default=1, description="Best epochs that enable_topk keeps; -1 = all."
+    )
+    filename: Annotated[str, AfterValidator(_is_name)] = Field(
+        default="model_best_{epoch:03d}",
+        description="Name of the files of enable_topk, without .pth; epoch, step and metrics in braces.",
+    )
     dirpath: str | None = Field(default=None, description="Folder of the best checkpoints.")
     auto_insert_metric_name: bool = Field(default=False, description="Put the metric into the name.")
 

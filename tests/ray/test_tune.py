@@ -120,7 +120,7 @@ def test_a_sweep_without_one_good_trial_says_why(
 def test_a_sweep_that_was_killed_goes_on(
     number: signal.Signals, write_spec: Spec, write_sweep: Callable[..., str], tmp_path: Path
 ) -> None:
-    spec, folder = write_spec(train__num_epochs=40), tmp_path / "results" / "tune"
+    spec, folder = write_spec(train__num_epochs=15), tmp_path / "results" / "tune"
     sweep = write_sweep(trials=2, max_concurrent_trials=1)
     command = [sys.executable, "-m", "ray_jobs", "tune", "-e", spec, "-s", sweep]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -138,8 +138,8 @@ def test_a_sweep_that_was_killed_goes_on(
     assert tune.run(spec, sweep) == 0
     rows = _trials(tmp_path)
     assert [(row["name"], row["status"], row["epochs"]) for row in rows] == [
-        ("000", "finished", "40"),
-        ("001", "finished", "40"),
+        ("000", "finished", "15"),
+        ("001", "finished", "15"),
     ]
     assert second.read_text().splitlines()[: len(before) - 1] == before[:-1], "epochs that were done are not done again"
     assert (folder / "trials" / "000" / "train" / "metrics.csv").read_bytes() == first

@@ -12,8 +12,9 @@ from changenet.errors import CheckpointError, SpecError
 from changenet.spec import Experiment, load_spec
 from changenet.training.checkpoint import Checkpoint, save_checkpoint
 from ray_jobs import train, train_run
+from ray_jobs.checkpoint_files import LATEST
 from ray_jobs.resume import Start, find_start
-from ray_jobs.train_worker import LATEST
+from ray_jobs.workers import Workers
 
 Spec = Callable[..., str]
 
@@ -109,7 +110,8 @@ def test_what_is_wrong_shows_before_a_worker_starts(
 
 def test_a_batch_must_be_shared_equally_by_the_workers_there_are(write_spec: Spec) -> None:
     experiment = load_spec(write_spec(dataset__classify__batch_size=10)).experiment
-    train_run.check_share(experiment, 5)
-    for workers in (3, 10):
-        with pytest.raises(SpecError, match=rf"batch_size: is 10, which cannot be shared by the {workers} workers"):
-            train_run.check_share(experiment, workers)
+    train_run.check_share(experiment, Workers((5, 5)))
+    train_run.check_share(experiment, Workers((1, 2)))
+    for count, unequal in (((3, 3), 3), ((10, 10), 10), ((1, 5), 3)):
+        with pytest.raises(SpecError, match=rf"batch_size: is 10, which cannot be shared by {unequal} workers"):
+            train_run.check_share(experiment, Workers(count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from changenet.spec import load_spec
 from changenet.training.checkpoint import load_checkpoint
 from changenet.training.loop import predict
 from ray_jobs import train_worker
+from ray_jobs.checkpoint_files import LATEST
 
 Run = Callable[..., Path]
 
@@ -26,6 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch, write_spec: Callable[..., str], tmp_pat
     context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
     monkeypatch.setattr(train, "get_context", lambda: context)
     monkeypatch.setattr(train, "get_checkpoint", lambda: None)
+    monkeypatch.setattr(train, "get_preemption_info", lambda: None)
     monkeypatch.setattr(train, "report", lambda *_args, **_options: None)
     monkeypatch.setattr(train.torch, "get_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(train.torch, "prepare_model", lambda network, **_options: network)
@@ -64,7 +67,7 @@ def test_step_checkpoints_at_the_end_of_an_epoch_are_written(run: Run) -> None:
 
 
 def test_a_run_that_is_stopped_writes_where_it_is_and_goes_on_from_there(run: Run) -> None:
-    latest = run(train__num_epochs=2, train__checkpoint_interval=2, stop_after=2) / train_worker.LATEST
+    latest = run(train__num_epochs=2, train__checkpoint_interval=2, stop_after=2) / LATEST
     assert (
         load_checkpoint(str(latest)).training["progress"] | {"epoch": 0, "batch": 2, "step": 2}
         == (load_checkpoint(str(latest)).training["progress"])
@@ -75,7 +78,7 @@ def test_a_run_that_is_stopped_writes_where_it_is_and_goes_on_from_there(run: Ru
 
 def test_a_run_that_is_stopped_at_the_end_of_an_epoch_ends_with_it(run: Run) -> None:
     folder = run(train__num_epochs=2, train__checkpoint_interval=2, stop_after=3)
-    assert load_checkpoint(str(folder / train_worker.LATEST)).training["progress"]["epoch"] == 1
+    assert load_checkpoint(str(folder / LATEST)).training["progress"]["epoch"] == 1
 
 
 def test_a_metric_of_training_picks_the_best_without_a_validation_set(run: Run) -> None:
@@ -89,13 +92,13 @@ def test_a_run_that_stopped_early_is_over(run: Run) -> None:
     folder = run(train__num_epochs=4, train__early_stopping=stopping)
     before = names(folder)
     assert "model_epoch_001_step_00006.pth" in before
-    run(str(folder / train_worker.LATEST), train__num_epochs=4, train__early_stopping=stopping)
+    run(str(folder / LATEST), train__num_epochs=4, train__early_stopping=stopping)
     assert names(folder) == before
 
 
 def test_a_resumed_run_keeps_the_figures_of_the_last_validation(run: Run) -> None:
     folder = run(train__num_epochs=1)
-    run(str(folder / train_worker.LATEST), train__num_epochs=3, train__validation_interval=3)
+    run(str(folder / LATEST), train__num_epochs=3, train__validation_interval=3)
     description = load_checkpoint(str(folder / "model_epoch_001_step_00006.pth")).description
     assert description.metrics["pairs"] == 24
     assert description.validation_scores["edges"]
@@ -109,3 +112,23 @@ def test_a_network_without_numbers_at_validation_is_one_line(run: Run, monkeypat
     monkeypatch.setattr(train_worker, "predict", diverged)
     with pytest.raises(SpecError, match="diverged in epoch 0"):
         run(train__num_epochs=1)
+
+
+def test_the_best_epochs_keep_files_of_their_own_and_old_periodic_ones_go(run: Run) -> None:
+    # The loss falls: by this order the first epochs are the best, and later ones must not push them out.
+    checkpointer = {"enable_topk": True, "save_top_k": 2, "filename": "top_{epoch}", "replace_periodic": True}
+    changes = {"train__checkpointer": {**checkpointer, "monitor": "train_loss", "mode": "max"}}
+    folder = run(train__num_epochs=3, **changes)
+    assert names(folder) == ["model_best.pth", "model_epoch_002_step_00009.pth"]
+    run(str(folder / LATEST), train__num_epochs=5, **changes)
+    assert names(folder) == ["model_best.pth", "model_epoch_004_step_00015.pth"]
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        losses = {int(row["epoch"]): float(row["train_loss"]) for row in csv.DictReader(file)}
+    best = sorted(losses, key=losses.__getitem__)[-2:]
+    assert sorted(path.name for path in folder.glob("top_*")) == [f"top_{epoch}.pth" for epoch in sorted(best)]
+
+
+def test_a_notice_leaves_one_early_checkpoint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_worker.ray.train, "get_preemption_info", lambda: "a machine goes")
+    folder = run(train__num_epochs=4, train__checkpoint_interval=4)
+    assert names(folder) == ["model_best.pth", "model_epoch_001_step_00005.pth", "model_epoch_003_step_00012.pth"]

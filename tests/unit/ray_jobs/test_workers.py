@@ -18,6 +18,7 @@ from ray_jobs.workers import Workers, plan_trials, plan_workers
         ({"use_gpu": False}, 4, Workers((1, 1), 8)),
         ({"num_workers": 3}, 0, Workers((3, 3), 2)),
         ({"num_workers": [1, 4]}, 0, Workers((1, 4), 2)),
+        ({"num_workers": [1, 16]}, 0, Workers((1, 16), 1)),  # eight now, more when the cluster grows
         ({"num_workers": 20}, 0, Workers((20, 20), 0.4)),
         (
             {"num_workers": 2, "resources_per_worker": {"CPU": 3, "camera": 1}},
