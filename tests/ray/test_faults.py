@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from ray.cluster_utils import Cluster
@@ -105,10 +104,17 @@ def _epochs(folder: Path) -> list[int]:
         return [int(row["epoch"]) for row in csv.DictReader(file)]
 
 
-def _worker_of(node: Any) -> psutil.Process | None:
-    """Return the process of a training worker on a node."""
+def _children(pid: int) -> list[Any]:
+    import psutil  # Ray brings it, for whoever imports Ray first
+
+    found: list[Any] = psutil.Process(pid).children(recursive=True)
+    return found
+
+
+def _worker_of(node: Any) -> Any:
+    """Return the process of a training worker on a node, or None."""
     (raylet,) = node.all_processes["raylet"]
-    for child in psutil.Process(raylet.process.pid).children(recursive=True):
+    for child in _children(raylet.process.pid):
         if "TrainWorker" in " ".join(child.cmdline()):
             return child
     return None
@@ -245,6 +251,6 @@ def test_results_that_a_node_does_not_see_are_refused(
         assert f"{results / 'train'} is not seen by" in run.text()
         assert "Use a folder that all nodes mount" in run.text()
     finally:
-        for process in [*psutil.Process(lonely.pid).children(recursive=True), lonely]:
+        for process in [*_children(lonely.pid), lonely]:
             process.kill()
         lonely.wait()
