@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import ray.train
+import ray.train.collective
 import ray.train.torch
 import torch
 from torch import distributed
@@ -38,7 +36,6 @@ from ray_jobs.train_log import TrainLog
 
 logger = logging.getLogger(__name__)
 
-POINTER = "checkpoint.json"
 NOTICE_STEPS = (
     5  # between two questions to Ray whether a machine is about to be taken away; all workers wait for each other then
 )
@@ -49,7 +46,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
     Args:
         config: `experiment` (the spec), `folder` (RESULTS/train), `checkpoint` (a file to go on from, or None),
-            `threads` (CPU threads of this worker), `board` (where progress is shown) and `working_dir` (the folder that
+            `before` (the folder's latest checkpoint when the run began, or None), `threads` (CPU threads of this worker), `board` (where progress is shown) and `working_dir` (the folder that
             the spec's relative paths start from).
     """
     arguments = dict(config)
@@ -62,7 +59,14 @@ class _TrainingRun:
     """One rank's part of a run. Rank 0 alone writes files; every rank reports equally often (Ray's barrier)."""
 
     def __init__(
-        self, *, experiment: Experiment, folder: str, checkpoint: str | None, threads: int, board: Any
+        self,
+        *,
+        experiment: Experiment,
+        folder: str,
+        checkpoint: str | None,
+        before: str | None,
+        threads: int,
+        board: Any,
     ) -> None:
         context = ray.train.get_context()
         self.stop_watch, self.stopping = StopWatch(board), False
@@ -78,8 +82,7 @@ class _TrainingRun:
         shares = {"rank": self.rank, "world_size": self.world, "threads": threads}
         self.loader = factory.training_loader(experiment, **shares)
         self.validation = factory.validation_loader(experiment, **shares)
-        # After a failure Ray starts the workers again: what they reported last is newer than what the driver saw.
-        checkpoint = _reported(folder) or checkpoint
+        checkpoint = _newest(folder, checkpoint, before=before)
         self.network = factory.make_network(experiment, pretrained=checkpoint is None).to(self.device)
         if self.rank == 0:
             log_to(board)  # only now: what there is to say about data and weights, the driver has said
@@ -330,15 +333,8 @@ class _TrainingRun:
             training = self.stateful.capture(self.progress, self.network)
             checkpoint = Checkpoint(self.description, self.kept.state_dict(), training)
             latest = self.files.write(checkpoint, metrics, periodic=save, best=best)
-        if latest is None:
-            ray.train.report(metrics)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            # The file itself stays where users look for it; Ray keeps the note that says where that is.
-            Path(folder, POINTER).write_text(json.dumps({"checkpoint_path": latest}), encoding="utf-8")
-            ray.train.report(
-                {**metrics, "checkpoint_path": latest}, checkpoint=ray.train.Checkpoint.from_directory(folder)
-            )
+        # The files stay where users look for them, so Ray gets no copies: it needs none to start the workers again.
+        ray.train.report(metrics if latest is None else {**metrics, "checkpoint_path": latest})
 
 
 def _check_finite(result: EpochResult, epoch: int) -> None:
@@ -355,12 +351,11 @@ def _check_finite(result: EpochResult, epoch: int) -> None:
         )
 
 
-def _reported(folder: str) -> str | None:
-    """Return the checkpoint file to go on from when this run's workers were started again."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as note:
-        path: str = json.loads(Path(note, POINTER).read_text(encoding="utf-8"))["checkpoint_path"]
-    # Where old checkpoints are dropped, the newest may have taken its place a moment before the failure.
-    return path if storage.exists(path) else storage.resolve_latest(storage.join(folder, LATEST))
+def _newest(folder: str, checkpoint: str | None, *, before: str | None) -> str | None:
+    """Return what to go on from: after a failure Ray starts the workers again, and they have written something newer.
+
+    All workers take what rank 0 sees, so that a slow network folder cannot make them differ.
+    """
+    latest = storage.resolve_latest(storage.join(folder, LATEST))
+    chosen: str | None = ray.train.collective.broadcast_from_rank_zero(checkpoint if latest == before else latest)
+    return chosen

@@ -27,7 +27,7 @@ def run(monkeypatch: pytest.MonkeyPatch, write_spec: Callable[..., str], tmp_pat
     train = train_worker.ray.train
     context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
     monkeypatch.setattr(train, "get_context", lambda: context)
-    monkeypatch.setattr(train, "get_checkpoint", lambda: None)
+    monkeypatch.setattr(train.collective, "broadcast_from_rank_zero", lambda chosen: chosen)
     monkeypatch.setattr(train, "get_preemption_info", lambda: None)
     monkeypatch.setattr(train, "report", lambda *_args, **_options: None)
     monkeypatch.setattr(train.torch, "get_device", lambda: torch.device("cpu"))
@@ -46,6 +46,7 @@ def run(monkeypatch: pytest.MonkeyPatch, write_spec: Callable[..., str], tmp_pat
                 "experiment": experiment,
                 "folder": str(folder),
                 "checkpoint": checkpoint,
+                "before": str(Path(checkpoint).resolve()) if checkpoint else None,
                 "threads": 1,
                 "board": board,
                 "working_dir": ".",
