@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from changenet import storage
 from changenet.errors import SpecError
 from changenet.spec import load_spec
 from changenet.training.checkpoint import load_checkpoint
@@ -46,7 +47,7 @@ def run(monkeypatch: pytest.MonkeyPatch, write_spec: Callable[..., str], tmp_pat
                 "experiment": experiment,
                 "folder": str(folder),
                 "checkpoint": checkpoint,
-                "before": str(Path(checkpoint).resolve()) if checkpoint else None,
+                "before": storage.resolve_latest(folder / LATEST),
                 "threads": 1,
                 "board": board,
                 "working_dir": ".",
