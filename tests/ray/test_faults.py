@@ -22,7 +22,7 @@ from ray_jobs.cluster import ENVIRONMENT
 
 Spec = Callable[..., str]
 pytestmark = pytest.mark.slow
-EPOCHS, STEPS = 30, 3  # of a run, of an epoch
+EPOCHS, STEPS = 14, 3  # of a run, of an epoch
 PATIENCE = 240  # seconds
 TWO = {"num_workers": 2, "resources_per_worker": {"CPU": 1}, "max_failures": 3}
 
@@ -165,7 +165,7 @@ def test_a_worker_and_then_the_driver_are_killed(
     last = start(spec)
     last.end()
     ((_, again),) = last.starts()
-    assert again > done * STEPS
+    assert again >= done * STEPS
     _is_whole(folder, reference)
 
 
