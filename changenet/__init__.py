@@ -8,25 +8,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from changenet.inspection import Inspector
+    from changenet.signing import KeySource
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(path: str, engine: str = "auto", *, encryption_key: str | None = None) -> Inspector:
+def load(
+    path: str, engine: str = "auto", *, encryption_key: str | None = None, trusted_keys: Sequence[KeySource] = ()
+) -> Inspector:
     """Return an `Inspector` for a checkpoint file or a bundle directory.
 
     Args:
         path: A checkpoint (`.pth`) or a bundle directory.
         engine: `auto`, `torch` or `onnxruntime`.
         encryption_key: The passphrase of an encrypted checkpoint or bundle.
+        trusted_keys: Public keys, as files or PEM text: the path must be a bundle that one of them signed. Without any
+            a signature is not looked at.
 
     Raises:
         CheckpointError: The file is missing, damaged, encrypted with another key, of a newer format, or a TAO checkpoint,
-            which does not say how its network is built: `changenet convert` makes it one of ours.
+            which does not say how its network is built: `changenet convert` makes it one of ours. With `trusted_keys`:
+            not signed with one of them, or changed since.
         EngineError: The engine cannot run on this machine.
     """
     from changenet.inspection import Inspector
 
-    return Inspector.load(path, engine=engine, encryption_key=encryption_key)
+    return Inspector.load(path, engine=engine, encryption_key=encryption_key, trusted_keys=trusted_keys)

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from changenet import encryption, storage
+from changenet import encryption, signing, storage
 from changenet.data.lights import PictureLayout
 from changenet.description import ModelDescription, Threshold
 from changenet.errors import CheckpointError, DataError, Problem
@@ -244,12 +244,22 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
     return storage.exists(storage.join(path, MANIFEST))
 
 
-def read_bundle(folder: str | os.PathLike[str], *, encryption_key: str | None = None) -> Bundle:
+def read_bundle(
+    folder: str | os.PathLike[str],
+    *,
+    encryption_key: str | None = None,
+    trusted_keys: Sequence[signing.KeySource] = (),
+) -> Bundle:
     """Open a bundle and verify every file of it.
 
+    Args:
+        folder: Path or URI.
+        encryption_key: Opens its model files, where they are encrypted.
+        trusted_keys: Public keys; one of them must have signed the bundle. Without any a signature is not looked at.
+
     Raises:
-        CheckpointError: No bundle, a newer format, or files that are missing or not the ones that were written: one
-            problem a file.
+        CheckpointError: No bundle, a newer format, no signature of a trusted key, or files that are missing, not the ones
+            that were written, or (in a local folder) not listed in the manifest: one problem a file.
     """
     folder = str(folder)
     where = storage.join(folder, MANIFEST)
@@ -258,6 +268,8 @@ def read_bundle(folder: str | os.PathLike[str], *, encryption_key: str | None = 
     except DataError as error:
         what = "no manifest.json: not a bundle" if storage.exists(folder) else "no such folder"
         raise CheckpointError(what, where=folder, fix="Give the folder that changenet export wrote.") from error
+    if trusted_keys:
+        signing.verify(folder, text, trusted_keys)
     try:
         values = json.loads(text)
         if values.get("format") != FORMAT:
@@ -278,9 +290,20 @@ def read_bundle(folder: str | os.PathLike[str], *, encryption_key: str | None = 
             _stored(folder, name, digest)
         except CheckpointError as error:
             problems += error.problems
+    problems += [
+        Problem("is not listed in the manifest", storage.join(folder, name), "Remove it, or export the bundle again.")
+        for name in _unlisted(folder, manifest)
+    ]
     if problems:
         raise CheckpointError(problems)
     return Bundle(folder, manifest, encryption_key)
+
+
+def _unlisted(folder: str, manifest: Manifest) -> list[str]:
+    """Return what else lies in a local folder, but hidden files, which file systems and desktops leave."""
+    names = [] if storage.is_uri(folder) else storage.names_inside(folder)
+    known = {*manifest.sha256, MANIFEST, signing.SIGNATURE}
+    return [name for name in names if name not in known and not name.startswith(".")]
 
 
 def _stored(folder: str, name: str, digest: str) -> bytes:
@@ -317,6 +340,8 @@ def write_bundle(
     if storage.is_uri(folder):
         for name, content in everything.items():
             storage.write_bytes(storage.join(folder, name), content)
+        for name in set(storage.names_inside(folder)) - set(everything):  # of the earlier one, its signature too
+            storage.remove(storage.join(folder, name))
         return
     target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -341,6 +366,6 @@ def check_writable(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
     if not storage.is_uri(folder) and Path(folder).is_dir() and not any(Path(folder).iterdir()):
         return
     if not is_bundle(folder):
-        raise CheckpointError("exists and is no bundle", where=str(folder), fix="Choose another results_dir.")
+        raise CheckpointError("exists and is no bundle", where=str(folder), fix="Choose another folder.")
     if not overwrite:
         raise CheckpointError("exists", where=str(folder), fix="Add --overwrite to replace it.")

@@ -22,6 +22,7 @@ from changenet.engines import Engine, load_engine
 from changenet.engines.interface import probabilities
 from changenet.errors import DataError, EngineError
 from changenet.evaluation.metrics import predict
+from changenet.signing import KeySource
 
 if TYPE_CHECKING:
     from changenet.training.checkpoint import Describe
@@ -77,13 +78,20 @@ class Inspector:
         engine: str = "auto",
         *,
         encryption_key: str | None = None,
+        trusted_keys: Sequence[KeySource] = (),
         threads: int | None = None,
         device: str = "cpu",
         describe: Describe | None = None,
     ) -> Inspector:
         """Open a checkpoint or a bundle: arguments and errors as `changenet.engines.load_engine`."""
         loaded, description, bundle = load_engine(
-            path, engine, encryption_key=encryption_key, threads=threads, device=device, describe=describe
+            path,
+            engine,
+            encryption_key=encryption_key,
+            trusted_keys=trusted_keys,
+            threads=threads,
+            device=device,
+            describe=describe,
         )
         return cls(loaded, description, bundle=bundle)
 

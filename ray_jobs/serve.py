@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from changenet import storage
+from changenet import signing, storage
 from changenet.bundle import Bundle, read_bundle
 from changenet.errors import ChangeNetError, EngineError, Problem, SpecError
 from ray_jobs import cluster
@@ -76,6 +76,7 @@ def run(
     host: str | None = None,
     port: int | None = None,
     address: str | None = None,
+    trusted_keys: Sequence[str] = (),
 ) -> int:
     """Serve until SIGINT or SIGTERM.
 
@@ -86,6 +87,7 @@ def run(
         host: Interface to listen on; wins over the spec.
         port: Wins over the spec.
         address: Ray cluster to run on.
+        trusted_keys: Files of public keys, of which one must have signed each bundle; they replace the spec's.
 
     Raises:
         ChangeNetError: Everything wrong with the spec, the models or the port, before Ray starts.
@@ -105,10 +107,17 @@ def run(
                 request_bytes=section.max_request_mb << 20, picture_pixels=section.max_picture_megapixels * 1_000_000
             )
             host, port = host or section.host, port or section.port
+            trusted_keys = trusted_keys or section.trusted_keys
         if not chosen:
             raise SpecError("no model to serve", fix="Give --model NAME=BUNDLE, or serve.models in the spec.")
         host, port = host or HOST, port or PORT
-        settings = ServiceSettings(models=tuple(chosen.values()), limits=limits, encryption_key=key)
+        settings = ServiceSettings(
+            models=tuple(chosen.values()),
+            limits=limits,
+            encryption_key=key,
+            # As text: replicas need not see the files.
+            trusted_keys=tuple(signing.public_text(signing.read_public_key(file)) for file in trusted_keys),
+        )
         lights = check(settings, host=host, port=port, address=address)
         if spec is not None:
             stack.enter_context(action)
@@ -158,7 +167,7 @@ def check(settings: ServiceSettings, *, host: str, port: int, address: str | Non
     key = settings.encryption_key.get_secret_value() if settings.encryption_key else None
     for model in settings.models:
         try:
-            bundle = read_bundle(model.bundle, encryption_key=key)
+            bundle = read_bundle(model.bundle, encryption_key=key, trusted_keys=settings.trusted_keys)
             if bundle.encrypted:
                 for name in bundle.manifest.sha256:
                     bundle.read(name)

@@ -121,7 +121,7 @@ def load_models(settings: ServiceSettings) -> dict[str, ServedModel]:
     """Load every model of the service, under its name, and let each pass its self-test.
 
     Raises:
-        CheckpointError: A bundle is missing, damaged or locked.
+        CheckpointError: A bundle is missing, damaged, locked, or not signed with a trusted key.
         EngineError: An engine cannot run on this machine, or computes other scores than at export.
     """
     from changenet.inspection import Inspector  # loads torch
@@ -130,7 +130,7 @@ def load_models(settings: ServiceSettings) -> dict[str, ServedModel]:
     key = settings.encryption_key.get_secret_value() if settings.encryption_key else None
     models = {}
     for model in settings.models:
-        inspector = Inspector.load(model.bundle, model.engine, encryption_key=key)
+        inspector = Inspector.load(model.bundle, model.engine, encryption_key=key, trusted_keys=settings.trusted_keys)
         if inspector.bundle is None:
             raise CheckpointError("is a checkpoint, not a bundle", where=model.bundle, fix="Run changenet export.")
         inspector.self_test()

@@ -38,3 +38,6 @@ class ServiceSettings(_Settings):
     models: tuple[ModelSettings, ...] = Field(min_length=1)
     limits: Limits = Limits()
     encryption_key: SecretStr | None = Field(default=None, description="Opens encrypted bundles.")
+    trusted_keys: tuple[str, ...] = Field(
+        default=(), description="Public keys, as PEM text or files of the replicas; one must have signed each bundle."
+    )

@@ -5,12 +5,15 @@ A checkpoint runs in PyTorch; a bundle runs in ONNX Runtime, without torch being
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from changenet import storage
 from changenet.bundle import Bundle, is_bundle, read_bundle
 from changenet.description import ModelDescription
 from changenet.engines.interface import Arrays, Engine
 from changenet.errors import CheckpointError, EngineError
+from changenet.signing import KeySource
 
 if TYPE_CHECKING:
     from changenet.training.checkpoint import Describe
@@ -25,6 +28,7 @@ def load_engine(
     engine: str = "auto",
     *,
     encryption_key: str | None = None,
+    trusted_keys: Sequence[KeySource] = (),
     threads: int | None = None,
     device: str = "cpu",
     describe: Describe | None = None,
@@ -35,6 +39,8 @@ def load_engine(
         path: A checkpoint file or a bundle folder (path or URI).
         engine: One of `ENGINES`; `auto` takes `onnxruntime` for a bundle and `torch` for a checkpoint.
         encryption_key: Opens encrypted model files.
+        trusted_keys: Public keys, as files or PEM text; one of them must have signed the bundle. Without any a
+            signature is not looked at.
         threads: CPU threads of one call; None leaves the runtime's own choice. PyTorch's are the whole process's.
         device: Where PyTorch runs, e.g. `cuda`.
         describe: Says what network a TAO checkpoint holds; without it such a file is refused.
@@ -43,7 +49,7 @@ def load_engine(
         The engine, what the model says about itself, and the bundle, where it is one.
 
     Raises:
-        CheckpointError: The file is missing, damaged, locked or of a newer format.
+        CheckpointError: The file is missing, damaged, locked, of a newer format, or not signed with a trusted key.
         EngineError: The engine is unknown, needs a package that is missing, or cannot run this kind of file.
     """
     if engine not in ENGINES:
@@ -54,8 +60,11 @@ def load_engine(
             raise EngineError(what, where=path, fix="Give the checkpoint, or the engine onnxruntime.")
         from changenet.engines.onnxruntime import OnnxRuntimeEngine
 
-        bundle = read_bundle(path, encryption_key=encryption_key)
+        bundle = read_bundle(path, encryption_key=encryption_key, trusted_keys=trusted_keys)
         return OnnxRuntimeEngine.from_bundle(bundle, threads=threads), bundle.manifest.description, bundle
+    if trusted_keys and storage.exists(path):
+        what = "is no bundle, and a signature is demanded, which only a bundle can carry"
+        raise CheckpointError(what, where=path, fix="Export it and sign the bundle.")
     if path.endswith(".onnx"):
         what = "an ONNX file alone has neither preprocessing nor threshold"
         raise CheckpointError(what, where=path, fix="Give the bundle folder that export wrote beside it.")

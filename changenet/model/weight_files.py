@@ -20,6 +20,7 @@ from changenet.model.inert_pickle import Record, read_inert
 
 _SHOWN = 5
 _LONGEST_HEADER = 100_000_000  # bytes, of a safetensors file, by its format
+_ETLT = bytes(4)  # the length of a name that is left out begins the .etlt files of ONNX models
 _PLACES = ("state_dict", "model")  # where training programs put the tensors
 
 
@@ -71,6 +72,10 @@ def read_pickled(content: io.BytesIO, *, where: str) -> Any:
     if not start:
         raise CheckpointError("is empty", where=where, fix="Copy the file again.")
     if not start.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive; a pickle since its protocol 2
+        if start == _ETLT or where.lower().endswith(".etlt"):
+            what = "looks like an .etlt file, an ONNX model that TAO encrypted and that only TAO opens"
+            fix = "Give the checkpoint that it was exported from (.pth or .tlt), saved without a key."
+            raise CheckpointError(what, where=where, fix=fix)
         what = "is neither a file of torch.save nor of safetensors"
         raise CheckpointError(what, where=where, fix="Give a file of weights.")
     try:
@@ -96,7 +101,9 @@ def find_weights(content: Any, *, where: str) -> WeightFile:
         raise CheckpointError(f"holds a {type(content).__name__}, not named tensors", where=where)
     if "state_dict_encrypted" in content:
         raise CheckpointError(
-            "is encrypted by TAO, with a method that only TAO has", where=where, fix="Save it from TAO without a key."
+            "is encrypted by TAO, with a method that only TAO has: encryption_key does not open it",
+            where=where,
+            fix="Save it from TAO without a key.",
         )
     tag = content.get("tao_model")
     key = next((key for key in _PLACES if isinstance(content.get(key), dict)), None)

@@ -41,7 +41,8 @@ class Experiment(Section):
     )
     results_dir: str = Field(default="./results", description="Every action writes to results_dir/ACTION.")
     encryption_key: SecretStr | None = Field(
-        default=None, description="Passphrase for model files; best as ${oc.env:NAME}. Never written anywhere."
+        default=None,
+        description="Passphrase for model files; best as ${oc.env:NAME} or ${file:PATH}. Never written anywhere.",
     )
     model: Model = Model()
     dataset: Dataset = Dataset()

@@ -1,4 +1,7 @@
-"""`${a.b}`, `${oc.env:NAME}` and `${eval:…}` in a spec, by OmegaConf; `eval` is arithmetic and nothing else."""
+"""`${a.b}`, `${oc.env:NAME}`, `${eval:…}` and `${file:…}` in a spec, by OmegaConf.
+
+`eval` is arithmetic and nothing else; `file` reads the passphrase of `encryption_key` and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,14 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from changenet import passphrase
 from changenet.spec.tree import Path, Tree, get, leaves, merged, put
 
 LONGEST_EXPRESSION = 200
 LARGEST_EXPONENT = 64
 # OmegaConf 2.4 renamed it and warns about the old name; 2.3 has only the old one.
 _register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
+_FILE = re.compile(r"\$\{\s*file\s*:")
 _RAISED = re.compile(r"^\w+ raised while resolving interpolation: ")
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -83,11 +88,16 @@ def resolve(tree: Tree, defaults: Tree, problem: Callable[[Path, str, str], None
     if not written:
         return
     _register("eval", arithmetic, replace=True)
+    _register("file", passphrase.from_file, replace=True)
     everything = OmegaConf.create(merged(defaults, tree))
     failed = []
     for path, text in written:
         if "encryption_key" in text:
             problem(path, f"is {text!r}, which would copy a secret", "Use ${oc.env:NAME} for encryption_key alone.")
+            failed.append(path)
+            continue
+        if _FILE.search(text) and path != ("encryption_key",):
+            problem(path, f"is {text!r}: the content of a file", "Only encryption_key may be read from a file.")
             failed.append(path)
             continue
         try:
@@ -97,6 +107,8 @@ def resolve(tree: Tree, defaults: Tree, problem: Callable[[Path, str, str], None
             fix = "Use ${key.path}, ${oc.env:NAME} or ${eval:'1 + 2'}."
             if reason.startswith("Environment variable"):
                 fix = "Set the variable before you run this: export NAME=VALUE."
+            elif _FILE.search(text):
+                fix = "${file:PATH} names a readable file that holds the passphrase alone, on one line."
             problem(path, f"is {text!r}, which cannot be resolved: {reason}", fix)
             failed.append(path)
     for path in reversed(failed):

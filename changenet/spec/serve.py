@@ -27,6 +27,9 @@ class Serve(Section):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: Annotated[Integer, Field(ge=1, le=65535)] = Field(default=8000, description="Port to listen on.")
     models: tuple[ServedModel, ...] = Field(default=(), description="What is served; the names must differ.")
+    trusted_keys: tuple[str, ...] = Field(
+        default=(), description="Files of public keys: one of them must have signed each bundle. Empty: none must."
+    )
     max_request_mb: Positive = Field(default=32, description="Largest request, in MiB.")
     max_picture_megapixels: Annotated[Positive, Field(le=178)] = Field(  # Pillow refuses more
         default=64, description="Largest picture, in megapixels."

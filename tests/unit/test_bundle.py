@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from changenet import storage
 from changenet.bundle import MANIFEST, Manifest, is_bundle, read_bundle, sha256, write_bundle
+from changenet.encryption import is_sealed
 from changenet.engines import load_engine
 from changenet.errors import CheckpointError
 from changenet.export import onnx as onnx_export
@@ -86,6 +88,14 @@ def test_all_missing_files_are_named_at_once(copy: Path) -> None:
     assert "golden.onnx: a file of this bundle is missing" in str(caught.value)
 
 
+def test_files_that_the_manifest_does_not_list_are_named_but_for_hidden_ones(copy: Path) -> None:
+    (copy / ".DS_Store").write_bytes(b"x")
+    assert read_bundle(copy)
+    (copy / "encoder.onnx.data").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"encoder\.onnx\.data: is not listed in the manifest\. Remove it"):
+        read_bundle(copy)
+
+
 def test_a_newer_format_is_refused_politely(copy: Path) -> None:
     edit(copy, format_version=2)
     with pytest.raises(CheckpointError, match=r"format version 2; this program reads up to 1\. Upgrade changenet"):
@@ -145,6 +155,9 @@ def test_a_bundle_may_live_behind_a_uri(bundle_folder: Path, pairs) -> None:
     assert engine.score(*pairs).shape == (5,)
     with pytest.raises(CheckpointError, match="--overwrite"):
         write_bundle(uri, bundle.manifest, without_manifest(bundle_folder))
+    storage.write_text(f"{uri}/older.onnx", "of an earlier export")
+    write_bundle(uri, bundle.manifest, without_manifest(bundle_folder), overwrite=True)
+    assert set(storage.names_inside(uri)) == set(contents(bundle_folder))
 
 
 def test_selftest_pairs_are_distinct(bundle_folder: Path) -> None:
@@ -165,6 +178,8 @@ def test_an_encrypted_bundle_opens_with_its_key_alone(
     onnx_export.export_bundle(checkpoint, folder, onnx_file=model, encryption_key="secret")
     for path in [model, *folder.glob("*.onnx")]:
         assert path.read_bytes().startswith(b"\x89CHGNET"), path.name
+    # What is no model stays readable: pairs of noise with their scores, and the facts of the manifest.
+    assert {path.name for path in folder.iterdir() if not is_sealed(path)} == {MANIFEST, "selftest.npz"}
     assert b"secret" not in (folder / MANIFEST).read_bytes()
     assert read_bundle(folder).encrypted
     assert not read_bundle(bundle_folder).encrypted

@@ -85,6 +85,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     torch.save({"state_dict_encrypted": True, "state_dict": b"x"}, tmp_path / "sealed.pth")
     save_file({"a": torch.ones(100)}, tmp_path / "whole.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:40])
+    (tmp_path / "of_tao.bin").write_bytes(bytes(4) + b"\x8f" * 100)
+    (tmp_path / "named.ETLT").write_bytes(b"\x07\x00\x00\x00input_1" + b"\x8f" * 100)
     (tmp_path / "junk.pth").write_bytes(b"\x80\x02e" + b"\x00" * 40)
     trace = torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2))
     torch.jit.save(trace, tmp_path / "script.pt")
@@ -101,7 +103,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         "junk.pth": "cannot be read as weights",
         "plain.pt": "is no file that torch.save wrote",
         "none.pth": "holds no tensors",
-        "sealed.pth": "is encrypted by TAO",
+        "sealed.pth": "is encrypted by TAO, with a method that only TAO has: encryption_key does not open it",
+        "of_tao.bin": "looks like an .etlt file, .* Give the checkpoint that it was exported from",
+        "named.ETLT": "looks like an .etlt file",
         "no.pt": "no such file",
         "script.pt": "is an archive, but not of weights",
         "module.pth": module,

@@ -14,7 +14,8 @@ from ray_jobs.cli import app
 
 runner = CliRunner()
 VERBS = (
-    "quickstart", "sample", "init", "models", "check", "train", "evaluate", "inference", "convert", "export", "serve",
+    "quickstart", "sample", "init", "models", "check", "train", "evaluate", "inference", "convert", "export", "seal",
+    "unseal", "keys", "sign", "serve",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 import changenet
 from changenet.adoption import SpecDescribes
@@ -16,7 +17,9 @@ from changenet.errors import CheckpointError, SpecError
 from changenet.export import onnx as onnx_export
 from changenet.inspection import Inspector
 from changenet.spec import load_spec
+from changenet.training.checkpoint import save_checkpoint
 from ray_jobs import export
+from ray_jobs.cli import app
 
 
 @pytest.fixture
@@ -66,13 +69,41 @@ def test_a_checkpoint_must_be_named_and_there(spec: str) -> None:
         export.run(spec, ["export.checkpoint=/nowhere.pth"])
 
 
-def test_with_a_key_every_model_file_is_encrypted(spec: str, tmp_path: Path) -> None:
-    assert export.run(spec, ["encryption_key=secret"]) == 0
+@pytest.mark.parametrize("key", ["secret", "${oc.env:LINE_KEY}", "${file:KEY_FILE}"])
+def test_with_a_key_every_model_file_is_encrypted(
+    spec: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINE_KEY", "secret")
+    (tmp_path / "key").write_text("secret\n")
+    assert export.run(spec, [f"encryption_key={key.replace('KEY_FILE', str(tmp_path / 'key'))}"]) == 0
     folder = tmp_path / "results" / "export"
     for path in [folder / "model.onnx", *(folder / "bundle").glob("*.onnx")]:
         assert path.read_bytes().startswith(b"\x89CHGNET"), path.name
     for path in folder.rglob("*"):
         assert path.is_dir() or b"secret" not in path.read_bytes(), path.name
+
+
+def test_a_checkpoint_that_cannot_be_opened_is_one_line_and_writes_no_model(
+    spec: str, checkpoint: Any, tmp_path: Path
+) -> None:
+    sealed = tmp_path / "sealed.pth"
+    save_checkpoint(str(sealed), checkpoint, encryption_key="horse staple")
+    whole = sealed.read_bytes()
+    newer, changed = (whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1 :] for place in (8, 5000))
+    for content, key, words in (
+        (whole, "another", "wrong encryption key, or the file is damaged"),
+        (whole, "", "encrypted, and there is no key"),
+        (changed, "horse staple", "wrong encryption key, or the file is damaged"),
+        (newer, "horse staple", "encrypted in format 3; this version reads up to 1. Upgrade changenet"),
+    ):
+        sealed.write_bytes(content)
+        arguments = ["export", "-e", spec, f"export.checkpoint={sealed}", f"encryption_key={key}"]
+        answer = CliRunner().invoke(app, arguments)
+        assert answer.exit_code == 2, answer.output
+        (line,) = [line for line in answer.stderr.splitlines() if line.startswith("error: ")]
+        assert f"sealed.pth: {words}" in line
+        assert "horse staple" not in answer.output + (tmp_path / "results" / "export" / "status.json").read_text()
+    assert not (tmp_path / "results" / "export" / "bundle").exists()
 
 
 def test_keys_that_contradict_the_checkpoint_are_listed(spec: str) -> None:

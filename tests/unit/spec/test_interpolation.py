@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from changenet.spec.interpolation import arithmetic
+from changenet.spec.stored import read_stored
 
 
 def test_keys_defaults_environment_and_arithmetic(load, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,3 +110,36 @@ def test_an_unset_results_dir_is_the_default_inside_an_interpolation_too(load, u
 def test_an_unset_environment_variable_is_named_without_jargon(problems) -> None:
     (line,) = problems("train: {num_epochs: '${oc.env:NOT_SET_HERE_}'}")
     assert "cannot be resolved: Environment variable 'NOT_SET_HERE_' not found." in line
+
+
+def test_the_passphrase_may_come_from_a_file(load, tmp_path: Path) -> None:
+    (tmp_path / "the key").write_text("horse staple\n")
+    loaded = load(f"encryption_key: \"${{file:'{tmp_path}/the key'}}\"")
+    assert loaded.experiment.secret() == "horse staple"
+    assert "horse" not in repr(loaded) + str(loaded.experiment.public())
+    (tmp_path / "key").write_text("horse staple")
+    assert load("", f"encryption_key=${{file:{tmp_path}/key}}").experiment.secret() == "horse staple"
+
+
+@pytest.mark.parametrize("content", [None, "", "horse\nstaple\n"])
+def test_a_file_that_holds_no_passphrase_is_one_problem(problems, tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "key").write_text(content)
+    (line,) = problems(f"encryption_key: ${{file:{tmp_path}/key}}")
+    assert "encryption_key: cannot be resolved. ${file:PATH} names a readable file" in line
+    assert "horse" not in line
+
+
+@pytest.mark.parametrize("text", ["${file:%s}", "run of ${ file:%s}", "${oc.decode:'${file:%s}'}"])
+def test_no_other_key_is_read_from_a_file(problems, tmp_path: Path, text: str) -> None:
+    (tmp_path / "key").write_text("horse staple")
+    (line,) = problems("", f"results_dir={text % (tmp_path / 'key')}")
+    assert "Only encryption_key may be read from a file" in line
+    assert "horse" not in line
+
+
+def test_a_stored_spec_asks_for_no_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("horse staple")
+    stored = {"results_dir": f"${{file:{tmp_path}/key}}", "encryption_key": f"${{file:{tmp_path}/key}}"}
+    experiment = read_stored(stored)
+    assert (experiment.results_dir, experiment.encryption_key) == ("./results", None)

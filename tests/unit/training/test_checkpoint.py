@@ -49,6 +49,26 @@ def test_encrypted_file_opens_with_its_key_alone(saved: Checkpoint, tmp_path: Pa
             load_checkpoint(path, encryption_key=key)
 
 
+def test_a_changed_byte_of_an_encrypted_file_is_one_clear_line(saved: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    save_checkpoint(str(path), saved, encryption_key="horse staple")
+    whole = path.read_bytes()
+    for place in (9, 50, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CheckpointError, match=r"a\.pth: .*(damaged|Upgrade)") as caught:
+            load_checkpoint(str(path), encryption_key="horse staple")
+        assert len(caught.value.problems) == 1
+    path.write_bytes(whole[:-1000])
+    with pytest.raises(CheckpointError, match="or the file is damaged"):
+        load_checkpoint(str(path), encryption_key="horse staple")
+
+
+def test_an_exported_file_of_tao_says_what_to_give_instead(tmp_path: Path) -> None:
+    (tmp_path / "a.etlt").write_bytes(bytes(4) + b"\x8f" * 100)
+    with pytest.raises(CheckpointError, match=r"only TAO opens\. Give the checkpoint"):
+        load_checkpoint(str(tmp_path / "a.etlt"), encryption_key="horse staple")
+
+
 def test_newer_format_is_refused_politely(saved: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "a.pth")
     with monkeypatch.context() as patch:

@@ -1,0 +1,42 @@
+"""Where the passphrase of encrypted files comes from: an environment variable or a file, never a command line."""
+
+from __future__ import annotations
+
+import os
+
+from changenet import storage
+from changenet.errors import CheckpointError, DataError
+
+VARIABLE = "CHANGENET_KEY"
+
+
+def from_environment(name: str = VARIABLE) -> str:
+    """Return the passphrase in an environment variable.
+
+    Raises:
+        CheckpointError: It is not set, or empty.
+    """
+    if found := os.environ.get(name):
+        return found
+    fix = f"Set it: export {name}=PASSPHRASE, or name a file with --key-file."
+    raise CheckpointError(f"there is no passphrase in the environment variable {name}", fix=fix)
+
+
+def from_file(path: str | os.PathLike[str]) -> str:
+    """Return the passphrase in a file (path or URI): its only line, without the end of the line.
+
+    Raises:
+        CheckpointError: The file cannot be read, is empty, or holds several lines. Its content is not in the message.
+    """
+    try:
+        text = storage.read_text(path)
+    except DataError as error:
+        raise CheckpointError(error.problems) from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise CheckpointError(f"cannot be read ({reason})", where=str(path), fix="Name another file.") from error
+    found = text.removesuffix("\n").removesuffix("\r")
+    if not found or "\n" in found:
+        what = "holds several lines" if found else "is empty"
+        raise CheckpointError(what, where=str(path), fix="The file of a passphrase holds it alone, on one line.")
+    return found
