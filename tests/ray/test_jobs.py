@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ import pytest
 import yaml
 
 from changenet import storage
+from changenet.training.checkpoint import load_checkpoint
 from ray_jobs.serve import free_port
 
 Write = Callable[..., str]
@@ -59,6 +61,12 @@ class Jobs:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def start(self, name: str, action: str) -> None:
+        """Submit one shell command as a job, without waiting for it."""
+        options = ("--working-dir", ".", "--submission-id", name, "--no-wait")
+        begun = self.ray("submit", *options, "--", *shlex.split(action))
+        assert begun.returncode == 0, begun.stderr
+
 
 @pytest.fixture(scope="module")
 def jobs() -> Iterator[Jobs]:
@@ -83,24 +91,25 @@ def jobs() -> Iterator[Jobs]:
             command.split(), env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            _wait_for(f"{url}/api/version", headers={"Authorization": f"Bearer {token.read_text()}"}, process=head)
+            _wait_until(lambda: _answers(f"{url}/api/version", Authorization=f"Bearer {token.read_text()}"))
             yield Jobs(url, environment)
         finally:
-            head.terminate()  # it takes with it what it has started, and nothing else
-            head.wait(timeout=60)
+            os.killpg(head.pid, signal.SIGKILL)  # what it has started, and nothing else; workers go with their raylet
+            head.wait()
 
 
-def _wait_for(url: str, *, headers: dict[str, str] | None = None, process: subprocess.Popen[Any] | None = None) -> None:
+def _wait_until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
-    while True:
-        assert time.monotonic() < deadline, f"nothing answers at {url}"
-        assert process is None or process.poll() is None, f"it ended with {process and process.returncode}"
-        try:
-            if httpx.get(url, headers=headers, timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
+    while not true():
+        assert time.monotonic() < deadline
         time.sleep(0.5)
+
+
+def _answers(url: str, **headers: str) -> bool:
+    try:
+        return httpx.get(url, headers=headers, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_without_the_token_nothing_is_submitted(jobs: Jobs, tmp_path: Path) -> None:
@@ -132,7 +141,9 @@ def test_code_travels_and_the_environment_is_that_of_ray_start(jobs: Jobs) -> No
     for python, package, folder in (found["driver"], found["worker"]):
         assert python == str(Path(sys.executable))
         assert Path(folder) != ROOT
-        assert Path(package) == Path(folder, "changenet", "__init__.py"), "the uploaded code wins over the installed one"
+        assert Path(package) == Path(folder, "changenet", "__init__.py"), (
+            "the uploaded code wins over the installed one"
+        )
 
 
 def test_actions_that_need_no_cluster(jobs: Jobs, tmp_path: Path, write_tao: Write, tao_spec: dict[str, Any]) -> None:
@@ -158,8 +169,13 @@ def test_a_network_is_trained_judged_exported_and_served(
     results = tmp_path / "results"
     best = results / "train" / "model_best.pth"
     spec = write_spec(train__num_epochs=1, evaluate__checkpoint=str(best), inference__checkpoint=str(best))
-    jobs.run(f"python -m ray_jobs train -e {spec} train.ray.num_workers=2")
-    assert best.exists()
+    jobs.start("train", f"python -m ray_jobs train -e {spec} train.num_epochs=400 train.checkpoint_interval=400")
+    _wait_until((results / "train" / "metrics.csv").exists)
+    assert jobs.ray("stop", "train").returncode == 0
+    latest = results / "train" / "changenet_model_classify_latest.pth"
+    done = load_checkpoint(str(latest)).training["progress"]["epoch"]
+    jobs.run(f"python -m ray_jobs train -e {spec} train.num_epochs={done + 1} train.ray.num_workers=2")
+    assert load_checkpoint(str(latest)).training["progress"]["epoch"] == done + 1
     jobs.run(
         f"python -m ray_jobs evaluate -e {spec}",
         f"python -m ray_jobs inference -e {spec}",
@@ -172,28 +188,25 @@ def test_a_network_is_trained_judged_exported_and_served(
         assert json.loads(last)["status"] == "SUCCESS"
 
     port = free_port()
-    command = f"python -m ray_jobs serve --model pcb={results}/export/bundle --port {port}"
-    begun = jobs.ray("submit", "--working-dir", ".", "--submission-id", "line", "--no-wait", "--", *command.split())
-    assert begun.returncode == 0, begun.stderr
+    jobs.start("serve", f"python -m ray_jobs serve --model pcb={results}/export/bundle --port {port}")
     try:
-        _wait_for(f"http://127.0.0.1:{port}/v2/health/ready")
+        _wait_until(lambda: _answers(f"http://127.0.0.1:{port}/v2/health/ready"))
         files = {kind: (pair_folder / "images" / kind / "test000.png").read_bytes() for kind in ("test", "golden")}
         answer = httpx.post(f"http://127.0.0.1:{port}/v1/models/pcb/inspect", files=files, timeout=60)
         assert answer.status_code == 200
         assert answer.json()["prediction"] in ("PASS", "FAIL")
     finally:
-        stopped = jobs.ray("stop", "line")
+        stopped = jobs.ray("stop", "serve")
     assert stopped.returncode == 0, stopped.stderr
-    deadline = time.monotonic() + PATIENCE
     with pytest.raises(httpx.TransportError):
-        while time.monotonic() < deadline:
-            httpx.get(f"http://127.0.0.1:{port}/v2/health/live", timeout=5)
-            time.sleep(0.5)
+        httpx.get(f"http://127.0.0.1:{port}/v2/health/live", timeout=5)
 
 
 def test_a_sweep(jobs: Jobs, write_spec: Write, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep.yaml"
-    sweep.write_text("{trials: 2, algorithm: random, scheduler: none, space: {train.optim.lr: {uniform: [0.001, 0.01]}}}")
+    sweep.write_text(
+        "{trials: 2, algorithm: random, scheduler: none, space: {train.optim.lr: {uniform: [0.001, 0.01]}}}"
+    )
     jobs.run(f"python -m ray_jobs tune -e {write_spec(train__num_epochs=1)} -s {sweep}")
     folder = tmp_path / "results" / "tune"
     assert (folder / "trials.csv").read_text().count("finished") == 2
