@@ -35,11 +35,16 @@ class GrowingCluster(cluster_utils.AutoscalingCluster):
 
     def _generate_config(self, head_resources: Any, worker_node_types: Any, **settings: Any) -> dict[str, Any]:
         head = {"resources": head_resources, "node_config": {}, "max_workers": 0}
+        steps = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
         return {
+            **{f"{step}_commands": [] for step in steps},
+            "file_mounts": {},
+            "cluster_synced_files": [],
             "cluster_name": "growing",
             "max_workers": 3,
             "provider": {
-                "type": "fake_multinode",
+                "type": "external",  # under its own name Ray looks for a file that its wheel lacks
+                "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
                 "gcs_address": settings["gcs_address"],
                 "head_node_id": cluster_utils.FAKE_HEAD_NODE_ID,
                 "launch_multiple": True,
@@ -143,13 +148,19 @@ def test_the_demand_of_a_sweep_adds_nodes_and_idleness_removes_them(
     spec = write_spec(train__num_epochs=1, train__ray={"use_gpu": False, "resources_per_worker": {"CPU": 1}})
     command = [sys.executable, "-m", "ray_jobs", "tune", "-e", spec, "-s", str(sweep), "--address", growing]
     most = 0
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "RAY_AUTH_MODE": "disabled"})
     deadline = time.monotonic() + PATIENCE
-    while process.poll() is None:
-        assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-        most = max(most, len(cluster.nodes()))
-        time.sleep(0.2)
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process,
+    ):
+        try:
+            while process.poll() is None:
+                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+                most = max(most, len(cluster.nodes()))
+                time.sleep(0.2)
+        finally:
+            process.kill()
     assert process.returncode == 0, (tmp_path / "log").read_text()
     with (tmp_path / "results" / "tune" / "trials.csv").open(encoding="utf-8") as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["finished"] * 2
