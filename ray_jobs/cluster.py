@@ -43,17 +43,9 @@ def connect(address: str | None = None) -> None:
             signal.signal(signal.SIGTERM, on_terminate)
 
 
-def cluster_resources() -> tuple[float, float]:
-    """Return the CPUs and GPUs of the whole cluster."""
+def nodes() -> list[tuple[float, float]]:
+    """Return the CPUs and GPUs of each node."""
     import ray
 
-    resources = ray.cluster_resources()
-    return float(resources.get("CPU", 1)), float(resources.get("GPU", 0))
-
-
-def node_cpus() -> list[float]:
-    """Return the CPUs of each node that has some."""
-    import ray
-
-    there = (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
-    return [float(cpus) for cpus in there if cpus] or [1.0]
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(float(resources.get("CPU", 0)), float(resources.get("GPU", 0))) for resources in there]

@@ -43,7 +43,7 @@ class RunningService(contextlib.AbstractContextManager["RunningService"]):
 
     Args:
         url: Where, without a slash at the end.
-        owns_ray: Ray was started for it and stops with it.
+        owns_ray: Ray was started, or a cluster joined, for it and is left with it.
         owns_serve: Likewise Ray Serve; otherwise only our application is removed.
     """
 
@@ -56,11 +56,12 @@ class RunningService(contextlib.AbstractContextManager["RunningService"]):
         import ray
         from ray import serve
 
-        serve.delete(APPLICATION)
+        if self.owns_serve:  # on a cluster it would outlive this process
+            serve.shutdown()
+        else:
+            serve.delete(APPLICATION)
         if self.owns_ray:
             ray.shutdown()
-        elif self.owns_serve:
-            serve.shutdown()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from changenet.spec.workers import RayWorkers
-from ray_jobs import cluster
+from ray_jobs import cluster, growth
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +40,25 @@ class Workers:
 def plan_workers(section: RayWorkers, *, asked_gpus: int) -> Workers:
     """Return the workers that `train.ray`, `evaluate.ray` or `inference.ray` asks for, on the cluster that is connected.
 
-    Without `num_workers`: one a GPU that the spec asks for where there are GPUs, else one. Asking for GPUs where there are
-    none is the CPU, with one warning. The CPUs are shared out equally; of a number of workers that may grow, each takes one at
-    least.
+    Without `num_workers`: one a GPU that the spec asks for where there are GPUs, else one. The CPUs are shared out equally,
+    as far as a worker finds its share on one node; of a number of workers that may grow, each takes one at least.
+
+    `use_gpu: true` waits for GPUs that the cluster's autoscaler can bring. Asking for GPUs where there are none is else the
+    CPU, with one warning.
 
     Args:
         section: `num_workers`, `use_gpu`, `resources_per_worker`.
         asked_gpus: GPUs that the action asks for over all nodes (TAO's `num_gpus` and `num_nodes`).
     """
-    cpus, gpus = cluster.cluster_resources()
+    nodes = cluster.nodes()
+    resources = dict(section.resources_per_worker or {})
+    gpus_each = resources.pop("GPU", None)
+    if section.use_gpu and not any(gpus for _, gpus in nodes):
+        least = section.num_workers or asked_gpus
+        bundles = [{**resources, "GPU": 1}] * (least if isinstance(least, int) else least[0])
+        if growth.wait_for(bundles):
+            nodes = cluster.nodes()
+    cpus, gpus = (sum(there) for there in zip(*nodes, strict=True))
     use_gpu = gpus > 0 and section.use_gpu is not False
     if not gpus and (section.use_gpu or asked_gpus > 1):
         logger.warning("The spec asks for GPUs and there are none: the CPU is used.")
@@ -55,10 +66,11 @@ def plan_workers(section: RayWorkers, *, asked_gpus: int) -> Workers:
         logger.warning("The spec asks for %d GPUs and there are %g: those are used.", asked_gpus, gpus)
     wanted = section.num_workers or (min(asked_gpus, int(gpus)) if use_gpu else 1)
     fewest, most = wanted if isinstance(wanted, tuple) else (wanted, wanted)
-    resources = dict(section.resources_per_worker or {})
-    share = resources.pop("CPU", None) or (cpus / most if fewest == most else max(1.0, cpus / most))
+    share = resources.pop("CPU", None)
+    if not share:
+        share = _share(nodes, most, use_gpu=use_gpu)
+        share = share if fewest == most else max(1.0, share)
     share = _countable(share)
-    gpus_each = resources.pop("GPU", None)
     if gpus_each is not None and gpus_each != use_gpu:
         logger.warning("resources_per_worker.GPU is %g, but a worker gets %d: use_gpu decides.", gpus_each, use_gpu)
     for kind, needed, there in (("CPUs", fewest * share, cpus), ("GPUs", fewest * use_gpu, gpus)):
@@ -83,19 +95,35 @@ def plan_trials(section: RayWorkers, *, asked_gpus: int, trials: int, limit: int
             that: the trials above it wait until the cluster grows.
     """
     workers = plan_workers(section, asked_gpus=asked_gpus)
-    each = workers.count[1]
-    cpus, gpus = cluster.cluster_resources()
-    nodes = cluster.node_cpus()
-    if "CPU" in (section.resources_per_worker or {}):
-        fitting = int(cpus / (each * workers.cpus) + 1e-6)
+    each, written = workers.count[1], "CPU" in (section.resources_per_worker or {})
+    nodes = [(cpus, gpus) for cpus, gpus in cluster.nodes() if cpus]
+    if written:
+        fitting = sum(int(cpus / workers.cpus + 1e-6) for cpus, _ in nodes) // each
     else:
-        fitting = min(int(cpus / each), TRIALS_A_NODE * len(nodes))
+        fitting = min(int(sum(cpus for cpus, _ in nodes) / each), TRIALS_A_NODE * len(nodes))
     if workers.use_gpu:
-        fitting = min(fitting, int(gpus / each))
+        fitting = min(fitting, int(sum(gpus for _, gpus in nodes) / each))
     at_once = min(limit or max(1, fitting), trials)
-    if "CPU" in (section.resources_per_worker or {}):
+    if written:
         return workers, at_once
-    return replace(workers, cpus=_countable(min(cpus / (each * at_once), min(nodes)))), at_once
+    return replace(workers, cpus=_countable(_share(nodes, each * at_once, use_gpu=workers.use_gpu))), at_once
+
+
+def _share(nodes: Sequence[tuple[float, float]], workers: int, *, use_gpu: bool) -> float:
+    """Return the most CPUs with which so many workers find room, each on one node; one where there are no CPUs yet.
+
+    Args:
+        nodes: CPUs and GPUs of each.
+        workers: How many.
+        use_gpu: Each takes a GPU too. Where there are too few of them, all CPUs are shared by all workers.
+    """
+    rooms = [(cpus, int(gpus) if use_gpu else workers) for cpus, gpus in nodes if cpus and (gpus or not use_gpu)]
+    if not rooms:
+        return 1.0
+    for share in sorted({cpus / count for cpus, _ in rooms for count in range(1, workers + 1)}, reverse=True):
+        if sum(min(int(cpus / share + 1e-6), room) for cpus, room in rooms) >= workers:
+            return share
+    return min(sum(cpus for cpus, _ in nodes) / workers, max(cpus for cpus, _ in rooms))
 
 
 def _countable(share: float) -> float:

@@ -18,7 +18,10 @@ class RayWorkers(Section):
         description="Workers, or [min, max]: as many as the cluster has room for, more when it grows, fewer when it shrinks. "
         "Unset: num_gpus x num_nodes where GPUs exist, else 1.",
     )
-    use_gpu: bool | None = Field(default=None, description="One GPU a worker. Unset: when the cluster has GPUs.")
+    use_gpu: bool | None = Field(
+        default=None,
+        description="One GPU a worker; true waits for GPUs that the cluster can bring. Unset: when the cluster has GPUs.",
+    )
     resources_per_worker: Resources | None = Field(
         default=None, description="Ray resources a worker, such as {CPU: 4}. Unset: all CPUs divided by the workers."
     )

@@ -28,7 +28,7 @@ def test_code_and_specs_travel_and_nothing_else(tmp_path: Path) -> None:
         "spec.yaml",
     ]
     stays = [
-        ".venv/bin/python", ".git/config", ".env", "data/board/C12.png", "boards/images/C12.png", "results/train/a.pth",
+        ".venv/bin/python", ".git/config", ".env", ".keys.yaml", "data/board/C12.png", "boards/images/C12.png", "results/train/a.pth",
         "quickstart/spec.yaml", "token.txt", "changenet/__pycache__/a.pyc", "specs/model.onnx", "tests/test_x.py",
     ]  # fmt: skip
     for name in travels + stays:
