@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from changenet.errors import DataError, Problem
 from changenet.inspection import Inspector
 from changenet.training.memory import keep_freed_memory
 from ray_jobs.console import progress
+from ray_jobs.score_parts import Columns, ScoreParts
 from ray_jobs.workers import Workers
 
 if TYPE_CHECKING:
@@ -92,7 +94,13 @@ class Scored:
 
 
 def score_rows(
-    source: PairSource, *, model: ModelFile, batch_size: int, workers: Workers, title: str = "Scoring"
+    source: PairSource,
+    *,
+    model: ModelFile,
+    batch_size: int,
+    workers: Workers,
+    parts: ScoreParts | None = None,
+    title: str = "Scoring",
 ) -> Scored:
     """Score every row on the cluster that is connected; a row that cannot be read never stops the others.
 
@@ -101,15 +109,48 @@ def score_rows(
         model: Opened by every worker.
         batch_size: Pairs a batch.
         workers: See `plan_workers`.
+        parts: Where results are kept on the way; those that are there already are not scored again.
         title: Of the progress bar.
     """
+    rows = len(source)
+    done = np.zeros(rows, dtype=bool)
+    scored = Scored(
+        scores=np.full(rows, np.nan),
+        predictions=np.full(rows, UNSCORED, dtype=object),
+        errors=np.full(rows, "", dtype=object),
+    )
+    with progress() as bar:
+        task = bar.add_task(title, total=rows)
+        if parts is not None:
+            before = parts.load(source)
+            done[before["row"]] = True
+            scored.scores[before["row"]] = before["score"]
+            scored.predictions[before["row"]] = _shared(before["prediction"])
+            if done.any():
+                logger.info("Going on: %d of %d rows were scored before.", done.sum(), rows)
+            bar.advance(task, int(done.sum()))
+        for block in _results(source, _ranges(done, batch_size, lanes=workers.threads), model, batch_size, workers):
+            chosen = block["row"]
+            done[chosen] = True
+            scored.scores[chosen] = block["score"]
+            scored.predictions[chosen], scored.errors[chosen] = _shared(block["prediction"]), _shared(block["error"])
+            if parts is not None:
+                parts.add(block)
+            bar.advance(task, len(chosen))
+    if not done.all():
+        raise RuntimeError(f"{done.sum()} results for {rows} rows")
+    return scored
+
+
+def _results(
+    source: PairSource, ranges: list[dict[str, int]], model: ModelFile, batch_size: int, workers: Workers
+) -> Iterator[Columns]:
+    """Yield the results of whole batches as they come, in any order."""
+    if not ranges:
+        return
     import ray
 
-    rows = len(source)
-    parts: dict[str, list[NDArray[Any]]] = {}
-    with _quiet_ray_data(), progress() as bar:
-        task = bar.add_task(title, total=rows)
-        ranges = _ranges(rows, batch_size, lanes=workers.threads)
+    with _quiet_ray_data():
         blocks = ray.data.from_items(ranges, override_num_blocks=len(ranges)).map_batches(
             Scorer,
             fn_constructor_kwargs={
@@ -126,19 +167,7 @@ def score_rows(
             num_gpus=1 if workers.use_gpu else 0,
             resources=workers.resources or None,
         )
-        for block in blocks.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-            for name, column in block.items():
-                parts.setdefault(name, []).append(column)
-            bar.advance(task, len(block["row"]))
-    columns = {name: np.concatenate(pieces) for name, pieces in parts.items()}
-    order = np.argsort(columns["row"])
-    if not np.array_equal(columns["row"][order], np.arange(rows)):
-        raise RuntimeError(f"{len(order)} results for {rows} rows")
-    return Scored(
-        scores=columns["score"][order],
-        predictions=columns["prediction"][order].astype(object),
-        errors=columns["error"][order].astype(object),
-    )
+        yield from blocks.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
 
 
 def write_scores(path: str, annotations: Annotations, scored: Scored) -> None:
@@ -183,8 +212,8 @@ class Scorer:
         self._lanes = ThreadPoolExecutor(lanes)
         self._one_at_a_time = threading.Lock() if device != "cpu" else contextlib.nullcontext()
 
-    def __call__(self, ranges: dict[str, NDArray[np.int64]]) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yield `row`, `score`, `prediction` and `error` of every batch of the ranges `start` to `stop`."""
+    def __call__(self, ranges: Columns) -> Iterator[Columns]:
+        """Yield `row`, `score`, `prediction`, `error` and `stamp` of every batch of the ranges `start` to `stop`."""
         batches = [
             range(first, min(first + self._batch_size, int(stop)))
             for start, stop in zip(ranges["start"], ranges["stop"], strict=True)
@@ -192,13 +221,15 @@ class Scorer:
         ]
         yield from self._lanes.map(self._score, batches)
 
-    def _score(self, rows: range) -> dict[str, NDArray[Any]]:
+    def _score(self, rows: range) -> Columns:
         score = np.full(len(rows), np.nan)
         prediction = np.full(len(rows), UNSCORED, dtype=object)
         error = np.full(len(rows), "", dtype=object)
+        stamp = np.zeros(len(rows), dtype=np.int64)
         pairs = []
         for place, row in enumerate(rows):
             try:
+                stamp[place] = self._source.stamp(row)  # before reading: a picture changed in between is noticed
                 pairs.append((place, *self._source.read(row)))
             except DataError as problem:
                 error[place] = _in_one_cell(problem)
@@ -211,13 +242,24 @@ class Scorer:
                     score[place], prediction[place] = verdict.score, verdict.prediction
                 else:
                     error[place] = "the network gave no finite score"
-        return {"row": np.arange(rows.start, rows.stop), "score": score, "prediction": prediction, "error": error}
+        numbers = np.arange(rows.start, rows.stop)
+        return {"row": numbers, "score": score, "prediction": prediction, "error": error, "stamp": stamp}
 
 
-def _ranges(rows: int, batch_size: int, *, lanes: int) -> list[dict[str, int]]:
-    """Cut rows into units of work: whole batches, enough of them to keep a worker's lanes busy."""
-    step = batch_size * max(2 * lanes, math.ceil(rows / batch_size / UNITS))
-    return [{"start": start, "stop": min(start + step, rows)} for start in range(0, rows, step)]
+def _ranges(done: NDArray[np.bool_], batch_size: int, *, lanes: int) -> list[dict[str, int]]:
+    """Cut the rows that are not done into units of work: whole batches, enough of them to keep a worker's lanes busy."""
+    batches = np.unique(np.flatnonzero(~done) // batch_size)
+    step = max(2 * lanes, math.ceil(len(batches) / UNITS))
+    runs = np.split(batches, np.flatnonzero(np.diff(batches) != 1) + 1)
+    units = (run[first : first + step] for run in runs for first in range(0, len(run), step))
+    return [
+        {"start": int(unit[0]) * batch_size, "stop": min(int(unit[-1] + 1) * batch_size, len(done))} for unit in units
+    ]
+
+
+def _shared(texts: NDArray[Any]) -> list[str]:
+    """Return texts of which equal ones are one object: ten million rows know few."""
+    return [sys.intern(str(text)) for text in texts.tolist()]
 
 
 def _in_one_cell(error: DataError) -> str:

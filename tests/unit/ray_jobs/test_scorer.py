@@ -38,7 +38,7 @@ def source(tmp_path: Path, checkpoint: Any) -> PairSource:
 
 def results(source: PairSource, path: str, *, ranges: list[tuple[int, int]], lanes: int = 1) -> dict[str, list[Any]]:
     scorer = Scorer(model=ModelFile(path), source=source, batch_size=3, lanes=lanes, device="cpu")
-    columns: dict[str, list[Any]] = {"row": [], "score": [], "prediction": [], "error": []}
+    columns: dict[str, list[Any]] = {"row": [], "score": [], "prediction": [], "error": [], "stamp": []}
     for start, stop in ranges:
         for block in scorer({"start": np.array([start]), "stop": np.array([stop])}):
             for name, values in block.items():
@@ -52,6 +52,7 @@ def test_scores_are_the_inspectors_and_do_not_depend_on_lanes_or_ranges(
     alone = results(source, checkpoint_file, ranges=[(0, ROWS)])
     assert alone == results(source, checkpoint_file, ranges=[(0, 6), (6, ROWS)], lanes=3)
     assert alone["row"] == list(range(ROWS))
+    assert alone["stamp"] == [source.stamp(row) for row in range(ROWS)]
     inspector = Inspector.load(checkpoint_file)
     for row in range(ROWS):
         (verdict,) = inspector.inspect_arrays(*(picture[None] for picture in source.read(row)))
