@@ -26,7 +26,8 @@ from changenet.spec import Experiment
 from changenet.training.checkpoint import package_versions
 from ray_jobs import cluster
 from ray_jobs.score_parts import ScoreParts
-from ray_jobs.scoring import ModelFile, Scored, score_rows
+from ray_jobs.scorer import ModelFile
+from ray_jobs.scoring import Scored, score_rows
 from ray_jobs.workers import Workers, plan_workers
 
 logger = logging.getLogger(__name__)
@@ -97,10 +98,12 @@ class TrainedNetwork:
         """
         model = replace(self.file, threshold=threshold.value if threshold else None)
         batch_size, workers = self._experiment.batch_size(self._action), self._workers
+        described = self.description.to_dict()
         depends_on = {
             "model": storage.sha256(storage.join(model.path, MANIFEST) if is_bundle(model.path) else model.path),
-            "description": self.description.to_dict(),
-            "threshold": model.threshold,
+            # A TAO checkpoint does not hold these itself.
+            **{name: described[name] for name in ("network", "layout", "classes", "threshold")},
+            "decided_by": model.threshold,
             "rows": storage.sha256(source.annotations.path),
             "gpu": workers.use_gpu,
             "versions": {**package_versions(), self.engine: importlib.import_module(self.engine).__version__},

@@ -29,7 +29,8 @@ from changenet.inspection import Inspector
 from changenet.model.network import ChangeNet
 from changenet.training.checkpoint import Checkpoint, save_checkpoint
 from ray_jobs import evaluate, inference
-from ray_jobs.scoring import ModelFile, score_rows, write_scores
+from ray_jobs.scorer import ModelFile
+from ray_jobs.scoring import score_rows, write_scores
 from ray_jobs.workers import Workers
 
 SIDE = 32
@@ -120,7 +121,7 @@ def test_scores_keep_csv_order_and_bytes_with_any_number_of_workers(board: Path,
     written = []
     shares = [Workers((number, number), cpus=1) for number in (1, 2, 4)]
     for workers in (*shares, Workers((1, 1), cpus=4)):
-        scored = score_rows(source, model=model, batch_size=4, workers=workers)
+        scored = score_rows(source, model=model, batch_size=2, workers=workers)
         write_scores(str(board / "out.csv"), source.annotations, scored)
         written.append((board / "out.csv").read_bytes())
     assert written == written[:1] * 4
@@ -203,20 +204,20 @@ def test_a_new_recall_target_is_fitted_on_validation(board: Path, checkpoint: Ch
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "asked",
+    ("action", "asked"),
     [
-        {"num_workers": CPUS},
-        {"num_workers": 2 * CPUS},
-        {"num_workers": 2, "resources_per_worker": {"CPU": CPUS - 1}},  # one has to do it all
+        (inference, {"num_workers": CPUS}),
+        (evaluate, {"num_workers": CPUS}),
+        (inference, {"num_workers": 2 * CPUS}),
+        (inference, {"num_workers": 2, "resources_per_worker": {"CPU": CPUS - 1}}),  # one has to do it all
     ],
 )
-@pytest.mark.parametrize("action", [inference, evaluate])
 def test_workers_that_take_every_cpu_starve_nobody(
     board: Path, checkpoint: Checkpoints, action: Any, asked: dict[str, Any]
 ) -> None:
     path, name = checkpoint(), action.__name__.rpartition(".")[2]
     (board / "images" / "test" / "005.png").write_bytes(b"no picture")
-    spec = write_spec(board, path, **{name: {"checkpoint": path, "ray": asked}})
+    spec = write_spec(board, path, data={"batch_size": 1}, **{name: {"checkpoint": path, "ray": asked}})
     with pytest.raises(DataError, match=r"005\.png"):
         action.run(spec)
     rows = read_csv(board / "results" / name / f"{name}.csv")
