@@ -38,7 +38,7 @@ from changenet.synthetic import Request, write_dataset
 from changenet.training.checkpoint import Checkpoint, save_checkpoint
 from ray_jobs import cluster
 from ray_jobs.score_parts import Columns, ScoreParts
-from ray_jobs.scorer import ModelFile, Scorer
+from ray_jobs.scorer import ModelFile
 from ray_jobs.scoring import score_rows
 from ray_jobs.workers import Workers
 
@@ -116,13 +116,13 @@ def scorers() -> Iterator[int]:
         above = process
         while above in parents and above != os.getpid():
             above = parents[above]
-        if above == os.getpid() and name.startswith("ray::") and Scorer.__name__ in name:
+        if above == os.getpid() and name.startswith("ray::MapWorker"):
             yield process
 
 
 def measure(folder: Path, rows: int, workers: int, options: argparse.Namespace) -> dict[str, Any]:
     """Score `rows` rows on a local Ray and return the figures."""
-    import ray
+    import ray.data
 
     lines = [line for split in SPLITS for line in (folder / f"{split}.csv").read_text().splitlines()[1:]]
     header = (folder / "train.csv").read_text().splitlines()[0]
