@@ -6,6 +6,7 @@ Every path may be local or any URI that fsspec knows (`s3://…`, `gs://…`, `m
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import socket
 import tempfile
@@ -82,6 +83,16 @@ def read_text(path: str | os.PathLike[str]) -> str:
     return read_bytes(path).decode("utf-8")
 
 
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return the hexadecimal SHA-256 of a file's content, which is never held as a whole.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    with fsspec.open(str(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open `path` for writing so that readers see the old content or the whole new one, never a part.
@@ -147,6 +158,13 @@ def set_aside(folder: str | os.PathLike[str]) -> str | None:
     for name in names:
         file_system.mv(f"{inside}/{name}", f"{beside}/{name}", recursive=True)
     return aside
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Delete a folder with all that is in it, if it is there."""
+    file_system, inside = fsspec.core.url_to_fs(str(path))
+    with contextlib.suppress(FileNotFoundError):
+        file_system.rm(inside, recursive=True)
 
 
 def append_line(path: str | os.PathLike[str], line: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -42,6 +41,7 @@ def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None)
         threshold = trained.threshold()
         scored = trained.score(source, threshold=threshold, title="Evaluating")
         figures = _write(action, trained, source, scored, threshold)
+        trained.finish()
         _log_like_tao(figures)
         action.status.write("RUNNING", "Test metrics generated.", kpi=figures["tao"])
         _print_figures(figures, action.folder)
@@ -123,7 +123,6 @@ def _galleries(source: PairSource, scored: Scored, threshold: Threshold) -> list
 
 def _provenance(trained: TrainedNetwork, source: PairSource, threshold: Threshold) -> dict[str, str]:
     description, annotations = trained.description, source.annotations
-    digest = hashlib.sha256(Path(annotations.path).read_bytes()).hexdigest()
     parts = [f"{threshold.value:.6g}", f"policy {threshold.policy}"]
     if threshold.target is not None:
         parts.append(f"target recall {percent(threshold.target)}")
@@ -138,7 +137,7 @@ def _provenance(trained: TrainedNetwork, source: PairSource, threshold: Threshol
         "Encoder": f"{description.network.get('backbone')}, {description.difference_module}",
         "Pictures": f"{lights}; {description.layout.width} x {description.layout.height} pixels, {columns} x {rows}",
         "Threshold": "; ".join(parts),
-        "Test set": f"{annotations.path} ({len(annotations):,} rows, SHA-256 {digest})",
+        "Test set": f"{annotations.path} ({len(annotations):,} rows, SHA-256 {storage.sha256(annotations.path)})",
         "Training set": f"SHA-256 {description.data_hash}" if description.data_hash else "unknown",
         "Trained with": ", ".join(f"{name} {version}" for name, version in description.versions.items()) or "unknown",
         "Written": time.strftime("%Y-%m-%d %H:%M:%S %Z"),

@@ -28,6 +28,7 @@ def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None)
         scored = trained.score(source, threshold=threshold, title="Inspecting")
         path = action.path("inference.csv")
         write_scores(path, source.annotations, scored)
+        trained.finish()
         _print_counts(scored.predictions, threshold.value, path)
         scored.raise_errors(source.annotations)
     return 0

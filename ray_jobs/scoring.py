@@ -9,60 +9,29 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import threading
+import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import SecretStr
 
 from changenet import storage
 from changenet.data.annotations import Annotations
 from changenet.data.pairs import PairSource
 from changenet.description import UNSCORED
 from changenet.errors import DataError, Problem
-from changenet.inspection import Inspector
-from changenet.training.memory import keep_freed_memory
 from ray_jobs.console import progress
+from ray_jobs.score_parts import Columns, ScoreParts
+from ray_jobs.scorer import ModelFile, Scorer
 from ray_jobs.workers import Workers
-
-if TYPE_CHECKING:
-    from changenet.training.checkpoint import Describe
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("siamese_score", "prediction", "error")
+PIECE = 1 << 16  # rows of a CSV file that are turned into text at a time
 UNITS = 1000  # of work at most, about; each is also a step of the progress bar
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """A trained network as every worker opens it.
-
-    Args:
-        path: A checkpoint or a bundle, reachable from every node.
-        engine: `auto`, `torch`, `onnxruntime` or `tensorrt`.
-        encryption_key: Opens encrypted model files; wrapped, because Ray Data notes the arguments of its workers.
-        threshold: What to decide by; None for the network's own.
-        describe: Says what network a TAO checkpoint holds.
-    """
-
-    path: str
-    engine: str = "auto"
-    encryption_key: SecretStr | None = None
-    threshold: float | None = None
-    describe: Describe | None = None
-
-    def load(self, *, threads: int | None = None, device: str = "cpu") -> Inspector:
-        """Open it (raises as `Inspector.load`)."""
-        key = self.encryption_key.get_secret_value() if self.encryption_key else None
-        inspector = Inspector.load(
-            self.path, self.engine, encryption_key=key, threads=threads, device=device, describe=self.describe
-        )
-        return inspector if self.threshold is None else inspector.with_threshold(self.threshold)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +61,13 @@ class Scored:
 
 
 def score_rows(
-    source: PairSource, *, model: ModelFile, batch_size: int, workers: Workers, title: str = "Scoring"
+    source: PairSource,
+    *,
+    model: ModelFile,
+    batch_size: int,
+    workers: Workers,
+    parts: ScoreParts | None = None,
+    title: str = "Scoring",
 ) -> Scored:
     """Score every row on the cluster that is connected; a row that cannot be read never stops the others.
 
@@ -101,16 +76,51 @@ def score_rows(
         model: Opened by every worker.
         batch_size: Pairs a batch.
         workers: See `plan_workers`.
+        parts: Where results are kept on the way; those that are there already are not scored again.
         title: Of the progress bar.
     """
+    rows = len(source)
+    done = np.zeros(rows, dtype=bool)
+    scored = Scored(
+        scores=np.full(rows, np.nan),
+        predictions=np.full(rows, UNSCORED, dtype=object),
+        errors=np.full(rows, "", dtype=object),
+    )
+    with progress() as bar:
+        task = bar.add_task(title, total=rows)
+        if parts is not None:
+            before = parts.load(source)
+            done[before["row"]] = True
+            scored.scores[before["row"]] = before["score"]
+            scored.predictions[before["row"]] = _shared(before["prediction"])
+            if done.any():
+                logger.info("Going on: %s of %s rows were scored before.", f"{done.sum():,}", f"{rows:,}")
+            bar.advance(task, int(done.sum()))
+        for block in _results(source, _units(done, batch_size, lanes=workers.threads), model, batch_size, workers):
+            chosen = block["row"]
+            done[chosen] = True
+            scored.scores[chosen] = block["score"]
+            scored.predictions[chosen], scored.errors[chosen] = _shared(block["prediction"]), _shared(block["error"])
+            if parts is not None:
+                parts.add(block)
+            bar.advance(task, len(chosen))
+    if not done.all():
+        raise RuntimeError(f"{done.sum()} results for {rows} rows")
+    return scored
+
+
+def _results(
+    source: PairSource, units: list[NDArray[np.int64]], model: ModelFile, batch_size: int, workers: Workers
+) -> Iterator[Columns]:
+    """Yield the results of whole batches as they come, in any order."""
+    if not units:
+        return
     import ray
 
-    rows = len(source)
-    parts: dict[str, list[NDArray[Any]]] = {}
-    with _quiet_ray_data(), progress() as bar:
-        task = bar.add_task(title, total=rows)
-        ranges = _ranges(rows, batch_size, lanes=workers.threads)
-        blocks = ray.data.from_items(ranges, override_num_blocks=len(ranges)).map_batches(
+    fewest, most = (min(number, len(units)) for number in workers.count)
+    with _quiet_ray_data():
+        items = [{"batches": unit} for unit in units]
+        blocks = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             Scorer,
             fn_constructor_kwargs={
                 "model": model,
@@ -121,24 +131,12 @@ def score_rows(
             },
             batch_size=None,
             batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(min_size=workers.count[0], max_size=workers.count[1]),
+            compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most),
             num_cpus=workers.cpus,
             num_gpus=1 if workers.use_gpu else 0,
             resources=workers.resources or None,
         )
-        for block in blocks.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-            for name, column in block.items():
-                parts.setdefault(name, []).append(column)
-            bar.advance(task, len(block["row"]))
-    columns = {name: np.concatenate(pieces) for name, pieces in parts.items()}
-    order = np.argsort(columns["row"])
-    if not np.array_equal(columns["row"][order], np.arange(rows)):
-        raise RuntimeError(f"{len(order)} results for {rows} rows")
-    return Scored(
-        scores=columns["score"][order],
-        predictions=columns["prediction"][order].astype(object),
-        errors=columns["error"][order].astype(object),
-    )
+        yield from blocks.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
 
 
 def write_scores(path: str, annotations: Annotations, scored: Scored) -> None:
@@ -151,78 +149,32 @@ def write_scores(path: str, annotations: Annotations, scored: Scored) -> None:
         annotations: The rows.
         scored: Their results.
     """
-    table = annotations.frame.drop(columns=[name for name in COLUMNS if name in annotations.frame])
     score, prediction, error = COLUMNS
-    table[score] = ["" if math.isnan(value) else repr(value) for value in scored.scores.tolist()]
-    table[prediction] = scored.predictions
-    table[error] = scored.errors
+    table = annotations.frame.drop(columns=[name for name in COLUMNS if name in annotations.frame])
     with storage.atomic_write(path) as file:
-        table.to_csv(file, index=False, lineterminator="\n", mode="wb")
+        for start in range(0, len(table), PIECE):
+            rows = slice(start, start + PIECE)
+            piece = table.iloc[rows].copy()
+            piece[score] = ["" if math.isnan(value) else repr(value) for value in scored.scores[rows].tolist()]
+            piece[prediction] = scored.predictions[rows]
+            piece[error] = scored.errors[rows]
+            piece.to_csv(file, index=False, header=not start, lineterminator="\n", mode="wb")
 
 
-class Scorer:
-    """A Ray Data worker: opens the network once, then turns ranges of rows into scores.
+def _units(done: NDArray[np.bool_], batch_size: int, *, lanes: int) -> list[NDArray[np.int64]]:
+    """Cut the batches with rows that are not done into units of work, each enough to keep a worker's lanes busy.
 
-    Args:
-        model: What to open.
-        source: The rows, or a reference to them in Ray's object store.
-        batch_size: Pairs a batch.
-        lanes: Batches in work at the same time, one thread each.
-        device: `cpu` or `cuda`; a GPU takes one batch at a time while others are read.
+    Returns:
+        The first row of every batch of each unit.
     """
-
-    def __init__(self, *, model: ModelFile, source: Any, batch_size: int, lanes: int, device: str) -> None:
-        import ray
-
-        if device == "cpu":
-            keep_freed_memory()
-        # One thread a batch: the result of a sum depends on how many threads share it.
-        self._inspector = model.load(threads=1, device=device)
-        self._source: PairSource = ray.get(source) if isinstance(source, ray.ObjectRef) else source
-        self._batch_size = batch_size
-        self._lanes = ThreadPoolExecutor(lanes)
-        self._one_at_a_time = threading.Lock() if device != "cpu" else contextlib.nullcontext()
-
-    def __call__(self, ranges: dict[str, NDArray[np.int64]]) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yield `row`, `score`, `prediction` and `error` of every batch of the ranges `start` to `stop`."""
-        batches = [
-            range(first, min(first + self._batch_size, int(stop)))
-            for start, stop in zip(ranges["start"], ranges["stop"], strict=True)
-            for first in range(int(start), int(stop), self._batch_size)
-        ]
-        yield from self._lanes.map(self._score, batches)
-
-    def _score(self, rows: range) -> dict[str, NDArray[Any]]:
-        score = np.full(len(rows), np.nan)
-        prediction = np.full(len(rows), UNSCORED, dtype=object)
-        error = np.full(len(rows), "", dtype=object)
-        pairs = []
-        for place, row in enumerate(rows):
-            try:
-                pairs.append((place, *self._source.read(row)))
-            except DataError as problem:
-                error[place] = _in_one_cell(problem)
-        if pairs:
-            places, tests, goldens = zip(*pairs, strict=True)
-            with self._one_at_a_time:
-                verdicts = self._inspector.inspect_arrays(np.stack(tests), np.stack(goldens))
-            for place, verdict in zip(places, verdicts, strict=True):
-                if math.isfinite(verdict.score):
-                    score[place], prediction[place] = verdict.score, verdict.prediction
-                else:
-                    error[place] = "the network gave no finite score"
-        return {"row": np.arange(rows.start, rows.stop), "score": score, "prediction": prediction, "error": error}
+    batches = np.unique(np.flatnonzero(~done) // batch_size) * batch_size
+    step = max(2 * lanes, math.ceil(len(batches) / UNITS))
+    return [batches[first : first + step] for first in range(0, len(batches), step)]
 
 
-def _ranges(rows: int, batch_size: int, *, lanes: int) -> list[dict[str, int]]:
-    """Cut rows into units of work: whole batches, enough of them to keep a worker's lanes busy."""
-    step = batch_size * max(2 * lanes, math.ceil(rows / batch_size / UNITS))
-    return [{"start": start, "stop": min(start + step, rows)} for start in range(0, rows, step)]
-
-
-def _in_one_cell(error: DataError) -> str:
-    """Return the problems without their place, which the row itself tells."""
-    return "; ".join(str(Problem(problem.what, fix=problem.fix)) for problem in error.problems)
+def _shared(texts: NDArray[Any]) -> list[str]:
+    """Return texts of which equal ones are one object: ten million rows know few."""
+    return [sys.intern(str(text)) for text in texts.tolist()]
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ the spec decides, completed from the one inside the file.
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,13 +17,17 @@ from typing import Literal
 from changenet import factory, storage
 from changenet.adoption import SpecDescribes
 from changenet.agreement import contradictions
+from changenet.bundle import MANIFEST, is_bundle
 from changenet.data.pairs import PairSource
 from changenet.description import ModelDescription, Threshold
 from changenet.errors import CheckpointError, SpecError
 from changenet.evaluation.thresholds import fit_threshold
 from changenet.spec import Experiment
+from changenet.training.checkpoint import package_versions
 from ray_jobs import cluster
-from ray_jobs.scoring import ModelFile, Scored, score_rows
+from ray_jobs.score_parts import ScoreParts
+from ray_jobs.scorer import ModelFile
+from ray_jobs.scoring import Scored, score_rows
 from ray_jobs.workers import Workers, plan_workers
 
 logger = logging.getLogger(__name__)
@@ -56,6 +61,7 @@ class TrainedNetwork:
         self, experiment: Experiment, action: Literal["evaluate", "inference"], *, address: str | None = None
     ) -> None:
         self._experiment, self._action, self._address = experiment, action, address
+        self._unfinished = storage.join(experiment.action_dir(action), "unfinished")
         path = storage.absolute(checkpoint_path(experiment, action))
         describe = SpecDescribes(experiment, path)
         self.file = ModelFile(path, getattr(experiment, action).engine, experiment.encryption_key, describe=describe)
@@ -86,14 +92,28 @@ class TrainedNetwork:
         )
 
     def score(self, source: PairSource, *, threshold: Threshold | None = None, title: str) -> Scored:
-        """Score rows on the cluster and decide by the threshold (None: the network's own)."""
-        return score_rows(
-            source,
-            model=replace(self.file, threshold=threshold.value if threshold else None),
-            batch_size=self._experiment.batch_size(self._action),
-            workers=self._workers,
-            title=title,
-        )
+        """Score rows on the cluster and decide by the threshold (None: the network's own).
+
+        What an interrupted run with the same network, rows and settings scored is not scored again; see `finish`.
+        """
+        model = replace(self.file, threshold=threshold.value if threshold else None)
+        batch_size, workers = self._experiment.batch_size(self._action), self._workers
+        described = self.description.to_dict()
+        depends_on = {
+            "model": storage.sha256(storage.join(model.path, MANIFEST) if is_bundle(model.path) else model.path),
+            # A TAO checkpoint does not hold these itself.
+            **{name: described[name] for name in ("network", "layout", "classes", "threshold")},
+            "decided_by": model.threshold,
+            "rows": storage.sha256(source.annotations.path),
+            "gpu": workers.use_gpu,
+            "versions": {**package_versions(), self.engine: importlib.import_module(self.engine).__version__},
+        }
+        parts = ScoreParts(self._unfinished, batch_size=batch_size, depends_on=depends_on)
+        return score_rows(source, model=model, batch_size=batch_size, workers=workers, parts=parts, title=title)
+
+    def finish(self) -> None:
+        """Forget the scores that were kept on the way, after the results are written."""
+        storage.remove_folder(self._unfinished)
 
     def threshold(self) -> Threshold:
         """Return the threshold to decide by (`choose_threshold`), fitted anew where the spec asks for another."""

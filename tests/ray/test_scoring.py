@@ -2,12 +2,20 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 import yaml
 from PIL import Image
@@ -21,7 +29,8 @@ from changenet.inspection import Inspector
 from changenet.model.network import ChangeNet
 from changenet.training.checkpoint import Checkpoint, save_checkpoint
 from ray_jobs import evaluate, inference
-from ray_jobs.scoring import ModelFile, score_rows, write_scores
+from ray_jobs.scorer import ModelFile
+from ray_jobs.scoring import score_rows, write_scores
 from ray_jobs.workers import Workers
 
 SIDE = 32
@@ -110,11 +119,12 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def test_scores_keep_csv_order_and_bytes_with_any_number_of_workers(board: Path, checkpoint: Checkpoints) -> None:
     model, source = ModelFile(checkpoint(), threshold=0.5), pairs_of(board)
     written = []
-    for workers in (Workers((1, 1), cpus=1), Workers((3, 3), cpus=1), Workers((1, 1), cpus=4)):
-        scored = score_rows(source, model=model, batch_size=4, workers=workers)
+    shares = [Workers((number, number), cpus=1) for number in (1, 2, 4)]
+    for workers in (*shares, Workers((1, 1), cpus=4)):
+        scored = score_rows(source, model=model, batch_size=2, workers=workers)
         write_scores(str(board / "out.csv"), source.annotations, scored)
         written.append((board / "out.csv").read_bytes())
-    assert written[0] == written[1] == written[2]
+    assert written == written[:1] * 4
 
     inspector = Inspector.load(model.path)
     alone = [inspector.inspect_arrays(*(picture[None] for picture in source.read(row)))[0] for row in range(ROWS)]
@@ -149,7 +159,10 @@ def test_evaluate_finishes_good_rows_then_lists_the_bad_ones(
 
     assert {path.name for path in folder.glob("*.png")} >= {"roc.png", "confusion_matrix.png"}
     assert "pairs.csv:7" in (folder / "report.html").read_text()
-    assert "report.html" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "report.html" in shown.out
+    assert f"{ROWS}/{ROWS}" in shown.err
+    assert not (folder / "unfinished").exists()
     status = [json.loads(line) for line in (folder / "status.json").read_text().splitlines()]
     assert status[-1]["status"] == "FAILURE"
     kpis = next(line["kpi"] for line in status if "kpi" in line)
@@ -186,3 +199,71 @@ def test_a_new_recall_target_is_fitted_on_validation(board: Path, checkpoint: Ch
     assert figures["threshold_policy"] == "recall"
     assert figures["threshold"] != 0.3
     assert figures["recall"] == 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("action", "asked"),
+    [
+        (inference, {"num_workers": CPUS}),
+        (evaluate, {"num_workers": CPUS}),
+        (inference, {"num_workers": 2 * CPUS}),
+        (inference, {"num_workers": 2, "resources_per_worker": {"CPU": CPUS - 1}}),  # one has to do it all
+    ],
+)
+def test_workers_that_take_every_cpu_starve_nobody(
+    board: Path, checkpoint: Checkpoints, action: Any, asked: dict[str, Any]
+) -> None:
+    path, name = checkpoint(), action.__name__.rpartition(".")[2]
+    (board / "images" / "test" / "005.png").write_bytes(b"no picture")
+    spec = write_spec(board, path, data={"batch_size": 1}, **{name: {"checkpoint": path, "ray": asked}})
+    with pytest.raises(DataError, match=r"005\.png"):
+        action.run(spec)
+    rows = read_csv(board / "results" / name / f"{name}.csv")
+    assert [row["object_name"] for row in rows if row["siamese_score"]] == [f"{n:03d}" for n in range(ROWS) if n != 5]
+    assert (rows[5]["prediction"], rows[5]["siamese_score"]) == ("ERROR", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", [inference, evaluate])
+def test_a_run_that_was_killed_goes_on(
+    board: Path, checkpoint: Checkpoints, action: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, name = checkpoint(), action.__name__.rpartition(".")[2]
+    # Units of two batches, one after the other; the last one waits for a picture that never comes.
+    asked = {"num_workers": 1, "resources_per_worker": {"CPU": 1}}
+    spec = write_spec(board, path, **{name: {"checkpoint": path, "ray": asked}})
+    picture, folder = board / "images" / "test" / "020.png", board / "results" / name
+    content = picture.read_bytes()
+    picture.unlink()
+    os.mkfifo(picture)
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "ray_jobs", name, "-e", spec, "--address", address]
+    with (board / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as run:
+        try:
+            wait_until(lambda: bool(list(folder.glob("unfinished/*.npz"))) or run.poll() is not None)
+        finally:
+            run.kill()
+    assert run.returncode == -signal.SIGKILL, (board / "log").read_text()
+    assert not (folder / f"{name}.csv").exists()
+    picture.unlink()
+    picture.write_bytes(content)
+
+    with caplog.at_level(logging.INFO):
+        assert action.run(spec) == 0
+    (before,) = re.findall(rf"Going on: (\d+) of {ROWS} rows were scored before", caplog.text)
+    assert 0 < int(before) < ROWS
+    assert not (folder / "unfinished").exists()
+    caplog.clear()
+    assert action.run(spec, [f"results_dir={board / 'undisturbed'}"]) == 0
+    assert "Going on" not in caplog.text
+    undisturbed = board / "undisturbed" / name / f"{name}.csv"
+    assert (folder / f"{name}.csv").read_bytes() == undisturbed.read_bytes()
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 180
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -33,6 +33,22 @@ def test_an_error_on_the_way_leaves_the_old_content_and_no_debris(tmp_path: Path
 
 
 @pytest.mark.parametrize("folder", ["", MEMORY])
+def test_a_folder_goes_with_all_that_is_in_it(folder: str, tmp_path: Path) -> None:
+    inner = storage.join(folder or tmp_path, "to-go", "deep")
+    storage.write_text(storage.join(inner, "a.txt"), "x")
+    storage.remove_folder(storage.join(folder or tmp_path, "to-go"))
+    assert not storage.exists(inner)
+    storage.remove_folder(storage.join(folder or tmp_path, "to-go"))
+
+
+@pytest.mark.parametrize("folder", ["", MEMORY])
+def test_the_digest_is_that_of_the_content(folder: str, tmp_path: Path) -> None:
+    path = storage.join(folder or tmp_path, "a.bin")
+    storage.write_bytes(path, b"abc")
+    assert storage.sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("folder", ["", MEMORY])
 def test_the_latest_pointer_follows(folder: str, tmp_path: Path) -> None:
     pointer = storage.join(folder or tmp_path, "latest.pth")
     assert storage.resolve_latest(pointer) is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 
 import numpy as np
@@ -153,6 +154,24 @@ def test_all_missing_files_are_told_at_once_without_opening_any(source_of, tmp_p
     assert [problem.where.rsplit(":", 1)[1] for problem in caught.value.problems] == ["3", "6"]
     assert all("no such picture" in problem.what for problem in caught.value.problems)
     source_of(count=4).check_files()
+
+
+def test_the_stamp_of_a_pair_tells_when_a_picture_is_another(source_of, tmp_path, golden_folder):
+    golden_folder(2)
+    csv_rows = [["test", "goldens", "PASS", f"part{number:02d}"] for number in range(2)]
+    source = source_of(csv_rows=csv_rows, num_golden=3)
+    before = source.stamp(0)
+    assert before == source.stamp(0) != source.stamp(1)
+    golden = tmp_path / "images" / "goldens" / "g1.png"
+    os.utime(golden, ns=(0, golden.stat().st_mtime_ns + 1))
+    after = source.stamp(0)
+    assert after != before
+    with golden.open("ab") as file:
+        file.write(b"0")
+    os.utime(golden, ns=(0, golden.stat().st_mtime_ns))
+    assert source.stamp(0) != after
+    golden.unlink()
+    assert source.stamp(0) not in (before, after)
 
 
 def test_goldens_are_decoded_once_and_never_changed(source_of, tmp_path):

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from changenet.data.annotations import read_annotations
 from changenet.data.pairs import PairSource
 from changenet.inspection import Inspector
-from ray_jobs.scoring import ModelFile, Scorer
+from ray_jobs.scorer import ModelFile, Scorer
 
 ROWS = 11
 
@@ -36,22 +36,23 @@ def source(tmp_path: Path, checkpoint: Any) -> PairSource:
     )
 
 
-def results(source: PairSource, path: str, *, ranges: list[tuple[int, int]], lanes: int = 1) -> dict[str, list[Any]]:
+def results(source: PairSource, path: str, *, units: list[list[int]], lanes: int = 1) -> dict[str, list[Any]]:
     scorer = Scorer(model=ModelFile(path), source=source, batch_size=3, lanes=lanes, device="cpu")
-    columns: dict[str, list[Any]] = {"row": [], "score": [], "prediction": [], "error": []}
-    for start, stop in ranges:
-        for block in scorer({"start": np.array([start]), "stop": np.array([stop])}):
+    columns: dict[str, list[Any]] = {"row": [], "score": [], "prediction": [], "error": [], "stamp": []}
+    for unit in units:
+        for block in scorer({"batches": np.array([unit])}):
             for name, values in block.items():
                 columns[name] += values.tolist()
     return columns
 
 
-def test_scores_are_the_inspectors_and_do_not_depend_on_lanes_or_ranges(
+def test_scores_are_the_inspectors_and_do_not_depend_on_lanes_or_units(
     source: PairSource, checkpoint_file: str
 ) -> None:
-    alone = results(source, checkpoint_file, ranges=[(0, ROWS)])
-    assert alone == results(source, checkpoint_file, ranges=[(0, 6), (6, ROWS)], lanes=3)
+    alone = results(source, checkpoint_file, units=[[0, 3, 6, 9]])
+    assert alone == results(source, checkpoint_file, units=[[0, 3], [6, 9]], lanes=3)
     assert alone["row"] == list(range(ROWS))
+    assert alone["stamp"] == [source.stamp(row) for row in range(ROWS)]
     inspector = Inspector.load(checkpoint_file)
     for row in range(ROWS):
         (verdict,) = inspector.inspect_arrays(*(picture[None] for picture in source.read(row)))
@@ -65,7 +66,7 @@ def test_a_row_that_cannot_be_read_says_why_and_stops_nobody_else(
     (tmp_path / "images" / "test" / "004.png").write_bytes(b"no picture")
     for name in ("006", "007", "008"):  # a whole batch
         (tmp_path / "images" / "golden" / f"{name}.png").unlink()
-    found = results(source, checkpoint_file, ranges=[(0, ROWS)])
+    found = results(source, checkpoint_file, units=[[0, 3, 6, 9]])
     bad = [4, 6, 7, 8]
     assert np.flatnonzero(np.isnan(found["score"])).tolist() == bad
     assert [row for row in range(ROWS) if found["prediction"][row] == "ERROR"] == bad

@@ -4,8 +4,10 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from changenet.data.annotations import read_annotations
+from ray_jobs import scoring
 from ray_jobs.scoring import Scored, write_scores
 
 ROWS = [
@@ -44,6 +46,12 @@ def test_input_cells_stay_as_they_were_and_ours_follow(tmp_path: Path) -> None:
         ("", "ERROR", "broken, and more"),
         ("1e-07", "PASS", ""),
     ]
+
+
+def test_a_long_file_is_written_in_pieces_that_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = rewritten(tmp_path, SCORED), (tmp_path / "out.csv").read_bytes()
+    monkeypatch.setattr(scoring, "PIECE", 2)
+    assert (rewritten(tmp_path, SCORED), (tmp_path / "out.csv").read_bytes()) == whole
 
 
 def test_columns_of_an_earlier_run_are_replaced(tmp_path: Path) -> None:
