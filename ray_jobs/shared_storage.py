@@ -5,58 +5,57 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from changenet import storage
 from changenet.errors import DataError, Problem
 from changenet.spec import Experiment
 
+Paths: TypeAlias = Mapping[str, str]
+
 TIMEOUT = 60.0  # seconds; a node that does not answer is not judged
 
 
-def check_shared(results: str, experiment: Experiment, splits: Sequence[str]) -> None:
-    """Make sure that every node of the connected cluster sees the results and the pictures of this machine.
-
-    Nodes that join later are not asked.
+def check_shared(experiment: Experiment, splits: Sequence[str], *, read: Paths, written: Paths) -> None:
+    """Make sure that every node of the connected cluster sees what this machine sees. Nodes that join later are not asked.
 
     Args:
-        results: Folder that is written; local path or URI.
         experiment: The spec, which names the folders of pictures.
-        splits: Those that are read: `train`, `validation`, `test`, `infer`.
+        splits: Those whose pictures are read: `train`, `validation`, `test`, `infer`.
+        read: Further files and folders that are read, by the key of the spec that names them. URIs are left out.
+        written: Folders that are written, likewise.
 
     Raises:
-        DataError: Some node does not see a folder: every folder, with the nodes.
+        DataError: Some node does not see a file or folder: each, with the nodes.
     """
     import ray
 
-    here = ray.get_runtime_context().get_node_id()
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    nodes.pop(here, None)
-    if not nodes:
+    if len(nodes) == 1 and not ray.util.client.ray.is_connected():
         return
-    marker = storage.join(results, f".seen-{uuid.uuid4().hex[:8]}")
-    paths = {} if storage.is_uri(results) else {"results_dir": storage.absolute(marker)}
+    shown = {**read, **written}
     for split in splits:
         if folder := getattr(experiment.dataset.classify, f"{split}_dataset").images_dir:
-            paths[f"dataset.classify.{split}_dataset.images_dir"] = storage.absolute(folder)
-    if "results_dir" in paths:
+            shown[f"dataset.classify.{split}_dataset.images_dir"] = folder
+    shown = {key: storage.absolute(path) for key, path in shown.items() if not storage.is_uri(path)}
+    # A folder of that name may be anywhere: only a file that was just written shows that it is the same one.
+    markers = {key: storage.join(shown[key], f".seen-{uuid.uuid4().hex[:8]}") for key in written if key in shown}
+    for marker in markers.values():
         storage.write_text(marker, "")
     try:
-        unseen = _unseen(nodes, paths)
+        unseen = _unseen(nodes, {**shown, **markers})
     finally:
-        storage.remove(marker)
-    if unseen:
-        shown = {**paths, "results_dir": storage.absolute(results)}
-        fix = "Use a folder that all nodes mount at the same path; results may go to a URI such as s3://."
-        raise DataError(
-            [
-                Problem(f"{shown[key]} is not seen by {', '.join(names)}", where=key, fix=fix)
-                for key, names in unseen.items()
-            ]
-        )
+        for marker in markers.values():
+            storage.remove(marker)
+    fix = "Use a place that all nodes mount at the same path; checkpoints and results may also be URIs such as s3://."
+    problems = [
+        Problem(f"{shown[key]} is not seen by {', '.join(names)}", where=key, fix=fix) for key, names in unseen.items()
+    ]
+    if problems:
+        raise DataError(problems)
 
 
-def _unseen(nodes: Mapping[str, str], paths: Mapping[str, str]) -> dict[str, list[str]]:
+def _unseen(nodes: Mapping[str, str], paths: Paths) -> dict[str, list[str]]:
     """Return the keys whose path some nodes do not have, and the addresses of these nodes."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -78,5 +77,5 @@ def _unseen(nodes: Mapping[str, str], paths: Mapping[str, str]) -> dict[str, lis
     return unseen
 
 
-def _missing(paths: Mapping[str, str]) -> list[str]:
+def _missing(paths: Paths) -> list[str]:
     return [key for key, path in paths.items() if not Path(path).exists()]

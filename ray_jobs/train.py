@@ -34,7 +34,7 @@ def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None,
         start = prepare(experiment, action.folder)
         if start.epochs < experiment.train.num_epochs:
             cluster.connect(address)
-            check_shared(action.folder, experiment, ("train", "validation"))
+            check_shared(experiment, ("train", "validation"), read={}, written={"results_dir": action.folder})
             _fit(experiment, action, start.checkpoint)
         else:
             logger.warning(

@@ -28,6 +28,7 @@ from ray_jobs import cluster
 from ray_jobs.score_parts import ScoreParts
 from ray_jobs.scorer import ModelFile
 from ray_jobs.scoring import Scored, score_rows
+from ray_jobs.shared_storage import check_shared
 from ray_jobs.workers import Workers, plan_workers
 
 logger = logging.getLogger(__name__)
@@ -122,6 +123,8 @@ class TrainedNetwork:
     @cached_property
     def _workers(self) -> Workers:
         cluster.connect(self._address)
+        split = "test" if self._action == "evaluate" else "infer"
+        check_shared(self._experiment, (split,), read={f"{self._action}.checkpoint": self.file.path}, written={})
         section = getattr(self._experiment, self._action)
         return plan_workers(section.ray, asked_gpus=self._experiment.num_gpus(self._action) * section.num_nodes)
 

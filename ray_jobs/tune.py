@@ -84,7 +84,7 @@ def _search(
     """
     os.environ.update(ENVIRONMENT)
     cluster.connect(address)
-    check_shared(action.folder, experiment, ("train", "validation"))
+    check_shared(experiment, ("train", "validation"), read={}, written={"results_dir": action.folder})
     import ray
     from ray import tune
 

@@ -249,7 +249,7 @@ def test_results_that_a_node_does_not_see_are_refused(
         run = start(write_spec(train__ray=TWO))
         assert run.process.wait(PATIENCE) == 2
         assert f"{results / 'train'} is not seen by" in run.text()
-        assert "Use a folder that all nodes mount" in run.text()
+        assert "Use a place that all nodes mount" in run.text()
     finally:
         for process in [*_children(lonely.pid), lonely]:
             process.kill()
