@@ -56,10 +56,9 @@ class RunningService(contextlib.AbstractContextManager["RunningService"]):
         import ray
         from ray import serve
 
+        serve.delete(APPLICATION)
         if self.owns_serve:  # on a cluster it would outlive this process
             serve.shutdown()
-        else:
-            serve.delete(APPLICATION)
         if self.owns_ray:
             ray.shutdown()
 
