@@ -270,7 +270,3 @@ def _read_differently(experiment: Experiment) -> Iterator[Notice]:
         if ids != counted[: len(ids)]:
             message = f"{ids} is only counted: CUDA_VISIBLE_DEVICES chooses the GPUs of a machine"
             yield Notice(f"{action}.gpu_ids", message, {f"{action}.gpu_ids": counted})
-        workers = getattr(experiment, action).ray.num_workers
-        if action == "train" and isinstance(workers, tuple):
-            key = f"{action}.ray.num_workers"
-            yield Notice(key, f"{list(workers)}: this version does not scale while it runs", {key: workers[1]})
