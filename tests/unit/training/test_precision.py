@@ -25,11 +25,22 @@ def test_depthwise_convolutions_stay_exact_on_a_cpu() -> None:
         between, out = layers[0](picture), layers(picture)
         named = F.conv2d(between, weight=layers[1].weight, bias=layers[1].bias, stride=2, padding=1, groups=6)
     assert between.dtype == torch.bfloat16
-    torch.testing.assert_close(out, layers[1](between.float()), rtol=0, atol=0)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out, layers[1](between.float()).bfloat16(), rtol=0, atol=0)
     torch.testing.assert_close(named, out, rtol=0, atol=0)
     out.sum().backward()
     assert layers[1].weight.grad is not None
     assert layers[1].weight.grad.dtype == torch.float32
+
+
+def test_attention_stays_exact_on_a_cpu() -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 1, 5, 4)
+    with autocast("bf16-mixed", CPU):
+        out = F.scaled_dot_product_attention(query, key, value=value)
+        masked = F.scaled_dot_product_attention(query, key, value, attn_mask=torch.eye(5, dtype=torch.bool))
+    torch.testing.assert_close(out, F.scaled_dot_product_attention(query, key, value).bfloat16(), rtol=0, atol=0)
+    torch.testing.assert_close(masked, value.bfloat16())
 
 
 def test_autocast_ends_after_an_error() -> None:
