@@ -1,6 +1,6 @@
 """How fast training is, beside a plain reference loop that does the same work as the vendor's trainer does it.
 
-    .venv/bin/python benchmarks/training.py [--backbone NAME] [--size 128] [--pairs 500] [--epochs 3] [--rounds 2]
+    .venv/bin/python benchmarks/training.py [--backbone NAME] [--size 128] [--pairs 400] [--epochs 3] [--rounds 2]
 
 Everything trains the recipe of `specs/light.yaml` on generated boards: same network, seeds, batches and augmentation,
 and so the same number of drawn pairs. The reference encodes test and golden one after the other, prepares every picture
@@ -47,7 +47,7 @@ from ray_jobs.console import out
 
 SPEC = Path(__file__).parents[1] / "specs" / "light.yaml"
 THREADS = os.cpu_count() or 1
-STEPS = 6  # of forward and backward alone, after one more to warm up
+STEPS = 4  # of forward and backward alone, after one more to warm up
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 ONE, TWO = "1 worker of 1 thread, bf16-mixed", "2 workers of 1 thread, bf16-mixed"
@@ -73,7 +73,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="timm/tf_efficientnet_lite0", help="others start without weights")
-    for name, value in (("size", 128), ("pairs", 500), ("epochs", 3), ("rounds", 2)):
+    for name, value in (("size", 128), ("pairs", 400), ("epochs", 3), ("rounds", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--peak", type=float, help="TFLOP/s of the device, by its maker")
     chosen = parser.parse_args()
@@ -92,6 +92,7 @@ def main() -> None:
             for part, arguments in parts:
                 print(f"{time.strftime('%H:%M:%S')} round {number + 1}: {part.__name__}", file=sys.stderr)
                 for name, result in apart(part, *arguments).items():
+                    print(f"{name}: {result}", file=sys.stderr)
                     results.setdefault(name, []).append(result)
     report(results, chosen)
 
