@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from changenet.training.losses import Loss
-
-AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+from changenet.training.precision import autocast
 
 
 class Batches(Protocol):
@@ -37,13 +35,6 @@ class EpochResult:
     rows: Tensor
     output: Tensor
     target: Tensor
-
-
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Return the autocast context of `32-true`, `bf16-mixed` or `16-mixed`."""
-    if precision == "32-true":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=AUTOCAST[precision])
 
 
 def train_epoch(
