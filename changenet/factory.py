@@ -26,6 +26,7 @@ from changenet.errors import DataError, Problem
 from changenet.model.network import ChangeNet
 from changenet.model.pretrained import load_backbone
 from changenet.model.weight_files import load_exactly
+from changenet.quantization.layers import Rule
 from changenet.spec import Experiment
 from changenet.training import losses, optimizers
 from changenet.training.checkpoint import load_checkpoint, package_versions
@@ -33,6 +34,7 @@ from changenet.training.state import Stateful
 
 logger = logging.getLogger(__name__)
 
+E4M3, E5M2 = "fp8_e4m3fn", "fp8_e5m2"  # only the first one is made
 Split = Literal["train", "validation", "test", "infer"]
 
 
@@ -251,6 +253,15 @@ def make_loss(experiment: Experiment) -> losses.Loss:
         margin=experiment.model.classify.train_margin_euclid,
         class_weights=experiment.train.classify.cls_weight,
     )
+
+
+def quantization_rules(experiment: Experiment) -> list[Rule]:
+    """Return the rules for weights, in their order; a rule that says nothing of weights is left out."""
+    return [
+        Rule(rule.module_name, E4M3 if rule.weights.dtype == E5M2 else rule.weights.dtype)
+        for rule in experiment.quantize.layers
+        if rule.weights is not None
+    ]
 
 
 def make_stateful(

@@ -176,6 +176,21 @@ def export(
 
 
 @app.command()
+def quantize(spec: Spec, overrides: Overrides = None) -> None:
+    """Put weights of a trained network into 8 bits: a smaller checkpoint for evaluate and inference.
+
+    quantize.layers says which layers: patterns for names or classes, later
+    rules win, and nothing is quantized without one.
+
+    changenet quantize -e spec.yaml quantize.model_path=results/train/model_best.pth
+    'quantize.layers=[{module_name: Linear, weights: {dtype: int8}}]'
+    """
+    from ray_jobs import quantize as verb
+
+    _finish(verb.run(spec, overrides or ()))
+
+
+@app.command()
 def convert(
     source: Annotated[str, typer.Option("--from", help="A TAO checkpoint: .pth or .tlt, not encrypted by TAO.")],
     spec: Spec,

@@ -32,7 +32,7 @@ def load_engine(
     """Open a checkpoint or a bundle with the engine asked for.
 
     Args:
-        path: A checkpoint file or a bundle folder (path or URI).
+        path: A checkpoint file, quantized or not, or a bundle folder (path or URI).
         engine: One of `ENGINES`; `auto` takes `onnxruntime` for a bundle and `torch` for a checkpoint.
         encryption_key: Opens encrypted model files.
         threads: CPU threads of one call; None leaves the runtime's own choice. PyTorch's are the whole process's.
@@ -62,7 +62,7 @@ def load_engine(
     if engine == "onnxruntime":
         raise EngineError("onnxruntime needs a bundle", where=path, fix="Run changenet export and give its bundle.")
     from changenet.engines.torch import TorchEngine
-    from changenet.training.checkpoint import load_checkpoint
+    from changenet.quantization.file import load_model
 
-    checkpoint = load_checkpoint(path, encryption_key=encryption_key, describe=describe)
+    checkpoint = load_model(path, encryption_key=encryption_key, describe=describe)
     return TorchEngine.from_checkpoint(checkpoint, threads=threads, device=device), checkpoint.description, None

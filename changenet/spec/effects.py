@@ -188,7 +188,6 @@ TABLE: tuple[WithoutEffect, ...] = (
         for action in SCORED
         for entry in (
             WithoutEffect(f"{action}.trt_engine", YET),
-            WithoutEffect(f"{action}.is_quantized", YET),
             WithoutEffect(
                 f"{action}.vis_after_n_batches", "this version writes no pictures while it scores", quiet=(1,)
             ),
@@ -199,7 +198,14 @@ TABLE: tuple[WithoutEffect, ...] = (
     WithoutEffect("export.serialize_nvdsinfer", YET),
     WithoutEffect("export.format", "ONNX is written"),
     WithoutEffect("gen_trt_engine", YET, quiet=(1,)),
-    WithoutEffect("quantize", YET, quiet=("weight_only_ptq",)),
+    WithoutEffect("quantize.device", "quantization runs on the CPU", quiet=("cpu",)),
+    WithoutEffect("quantize.backend_kwargs", YET),
+    WithoutEffect(
+        "quantize.algorithm",
+        "torchao needs no ranges",
+        quiet=("minmax", "max"),
+        when=lambda e: e.quantize.backend == "torchao",
+    ),
 )
 
 
@@ -274,3 +280,24 @@ def _read_differently(experiment: Experiment) -> Iterator[Notice]:
         if action == "train" and isinstance(workers, tuple):
             key = f"{action}.ray.num_workers"
             yield Notice(key, f"{list(workers)}: this version does not scale while it runs", {key: workers[1]})
+    if experiment.quantize.backend == "torchao":
+        yield from _rules(experiment)
+
+
+def _rules(experiment: Experiment) -> Iterator[Notice]:
+    """Yield what the layer rules of a quantization say and nobody does."""
+    for number, rule in enumerate(experiment.quantize.layers):
+        key = f"quantize.layers[{number}]"
+        if rule.activations is not None:
+            yield Notice(
+                f"{key}.activations", "no effect: torchao quantizes weights only", {f"{key}.activations": None}
+            )
+        if rule.weights is None:
+            continue
+        if rule.weights.dtype == "fp8_e5m2":
+            message = "'fp8_e5m2' is read as 'fp8_e4m3fn', which is more accurate for weights"
+            yield Notice(f"{key}.weights.dtype", message, {f"{key}.weights.dtype": "fp8_e4m3fn"})
+        for name in sorted(rule.weights.model_fields_set - {"dtype"}):
+            if plain(getattr(rule.weights, name)) not in (None, {}):
+                message = "no effect: every row of a weight has a scale of its own"
+                yield Notice(f"{key}.weights.{name}", message, {f"{key}.weights.{name}": None})
