@@ -13,9 +13,10 @@ from changenet.engines.interface import Arrays, Engine
 from changenet.errors import CheckpointError, EngineError
 
 if TYPE_CHECKING:
-    from changenet.training.checkpoint import Describe
+    from changenet.quantization.file import QuantizedCheckpoint
+    from changenet.training.checkpoint import Checkpoint, Describe
 
-__all__ = ["ENGINES", "Arrays", "Engine", "load_engine"]
+__all__ = ["ENGINES", "Arrays", "Engine", "engine_of", "load_engine"]
 
 ENGINES = ("auto", "onnxruntime", "torch")
 
@@ -59,10 +60,33 @@ def load_engine(
     if path.endswith(".onnx"):
         what = "an ONNX file alone has neither preprocessing nor threshold"
         raise CheckpointError(what, where=path, fix="Give the bundle folder that export wrote beside it.")
-    if engine == "onnxruntime":
-        raise EngineError("onnxruntime needs a bundle", where=path, fix="Run changenet export and give its bundle.")
-    from changenet.engines.torch import TorchEngine
-    from changenet.quantization.file import load_model
+    from changenet.quantization.file import QuantizedCheckpoint, load_model
 
     checkpoint = load_model(path, encryption_key=encryption_key, describe=describe)
-    return TorchEngine.from_checkpoint(checkpoint, threads=threads, device=device), checkpoint.description, None
+    graphs = isinstance(checkpoint, QuantizedCheckpoint) and bool(checkpoint.graphs)
+    if engine == "onnxruntime" and not graphs:
+        raise EngineError("onnxruntime needs a bundle", where=path, fix="Run changenet export and give its bundle.")
+    if engine == "torch" and graphs:
+        what = "holds ONNX graphs, which the torch engine cannot run"
+        raise EngineError(what, where=path, fix="Use the engine onnxruntime.")
+    return engine_of(checkpoint, threads=threads, device=device), checkpoint.description, None
+
+
+def engine_of(
+    checkpoint: Checkpoint | QuantizedCheckpoint, *, threads: int | None = None, device: str = "cpu"
+) -> Engine:
+    """Return the engine that runs a checkpoint (arguments and errors as `load_engine`)."""
+    from changenet.quantization.file import QuantizedCheckpoint
+
+    if isinstance(checkpoint, QuantizedCheckpoint) and checkpoint.graphs:
+        from changenet.engines.onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(
+            checkpoint.graphs.__getitem__,
+            description=checkpoint.description,
+            threads=threads,
+            precision=checkpoint.precision,
+        )
+    from changenet.engines.torch import TorchEngine
+
+    return TorchEngine.from_checkpoint(checkpoint, threads=threads, device=device)

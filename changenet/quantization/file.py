@@ -6,7 +6,7 @@ network is built anew, its layers are quantized alike, and the stored numbers ta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from changenet.model.weight_files import read_pickled
 from changenet.training.checkpoint import QUANTIZED_FORMAT, Checkpoint, Describe, checkpoint_from
 
 FORMAT_VERSION = 1
+_COMPARED = ("agreement", "max_error", "min_agreement")
 
 
 @dataclass(frozen=True)
@@ -27,26 +28,46 @@ class QuantizedCheckpoint:
 
     Args:
         description: As of the checkpoint that was quantized.
-        backend: `torchao`.
+        backend: `torchao` or `onnxruntime`.
         layers: Name of each quantized layer to its number format.
-        state: Tensors by name; those of quantized layers as the backend takes them apart.
         versions: Of the packages that quantized it.
+        min_agreement: The agreement that was asked for.
+        weights_sha256: Of the network of floats, as in a bundle's manifest.
+        agreement: Share of decisions (0-1) that are those of the network of floats; None: nothing was compared.
+        max_error: Largest |score difference| / max(1, |score|) on the pairs of the comparison.
+        state: Tensors by name; those of quantized layers as the backend takes them apart. Empty where there are graphs.
+        graphs: ONNX graphs by file name, as in a bundle.
     """
 
     description: ModelDescription
     backend: str
     layers: dict[str, str]
-    state: dict[str, torch.Tensor]
     versions: dict[str, str]
+    min_agreement: float
+    weights_sha256: str
+    agreement: float | None = None
+    max_error: float | None = None
+    state: dict[str, torch.Tensor] = field(default_factory=dict)
+    graphs: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def precision(self) -> str:
         """The number formats, shortly: `int8`, `fp8`, `fp8+int8`."""
         return "+".join(sorted({dtype.split("_")[0] for dtype in self.layers.values()}))
 
+    @property
+    def agrees(self) -> bool:
+        """Whether its decisions are as often those of the network of floats as was asked for."""
+        return self.agreement is not None and self.agreement >= self.min_agreement
+
+    def compared(self, agreement: float, max_error: float) -> QuantizedCheckpoint:
+        """Return a copy that says how well it agrees."""
+        return replace(self, agreement=agreement, max_error=max_error)
+
 
 def save_quantized(path: str, checkpoint: QuantizedCheckpoint, *, encryption_key: str | None = None) -> None:
     """Write the file atomically; with a key only ciphertext ever reaches the disk."""
+    graphs = checkpoint.graphs
     with encryption.write_model(path, encryption_key) as file:
         torch.save(
             {
@@ -56,7 +77,11 @@ def save_quantized(path: str, checkpoint: QuantizedCheckpoint, *, encryption_key
                 "backend": checkpoint.backend,
                 "layers": checkpoint.layers,
                 "versions": checkpoint.versions,
+                "comparison": {name: getattr(checkpoint, name) for name in _COMPARED},
+                "weights_sha256": checkpoint.weights_sha256,
                 "model_state_dict": checkpoint.state,
+                # As tensors: `torch.save` writes them as they are, and maps them back.
+                "graphs": {name: torch.frombuffer(bytearray(each), dtype=torch.uint8) for name, each in graphs.items()},
             },
             file,
         )
@@ -86,6 +111,9 @@ def _from_values(values: dict[str, Any]) -> QuantizedCheckpoint:
         layers={str(name): str(dtype) for name, dtype in values["layers"].items()},
         state=dict(values["model_state_dict"]),
         versions=dict(values["versions"]),
+        **{name: values["comparison"][name] for name in _COMPARED},
+        weights_sha256=str(values["weights_sha256"]),
+        graphs={str(name): each.numpy().tobytes() for name, each in values["graphs"].items()},
     )
 
 

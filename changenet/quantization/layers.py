@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -28,9 +28,9 @@ class Rule:
     dtype: str
 
 
-def candidates(network: nn.Module, kinds: Sequence[type[nn.Module]]) -> dict[str, nn.Module]:
-    """Return the layers of exactly these classes, by name: their subclasses compute something else."""
-    return {name: module for name, module in network.named_modules() if type(module) in kinds}
+def candidates(network: nn.Module, accepts: Callable[[nn.Module], bool]) -> dict[str, nn.Module]:
+    """Return the layers that a backend accepts, by name."""
+    return {name: module for name, module in network.named_modules() if accepts(module)}
 
 
 def choose_layers(

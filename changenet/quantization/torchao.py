@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from changenet.errors import CheckpointError, EngineError
 
-KINDS = (nn.Linear,)  # torchao leaves convolutions alone
 CONFIGS = {"int8": "Int8WeightOnlyConfig", "fp8_e4m3fn": "Float8WeightOnlyConfig"}
 
 
@@ -31,6 +30,11 @@ def import_torchao() -> ModuleType:
         raise EngineError(what, fix="Install the extra: pip install 'changenet-ray[quantize]'.") from error
     module: ModuleType = quantization
     return module
+
+
+def quantizable(module: nn.Module) -> bool:
+    """Say whether torchao quantizes a layer: it leaves convolutions alone, and subclasses compute something else."""
+    return type(module) is nn.Linear
 
 
 def quantize_weights(network: nn.Module, layers: Mapping[str, str]) -> None:
@@ -78,7 +82,9 @@ def restore(network: nn.Module, layers: Mapping[str, str], state: Mapping[str, T
     """
     fix = "Quantize the checkpoint again with the packages of this machine."
     known = dict(network.named_modules())
-    if unknown := sorted(name for name in layers if type(known.get(name)) not in KINDS or layers[name] not in CONFIGS):
+    if unknown := sorted(
+        name for name in layers if not quantizable(known.get(name, network)) or layers[name] not in CONFIGS
+    ):
         raise CheckpointError(f"quantizes layers that its network does not have: {', '.join(unknown)}", fix=fix)
     quantize_weights(network, layers)
     plain, used = dict(state), {}

@@ -257,7 +257,17 @@ def _quantize(experiment: Experiment) -> Iterator[Finding]:
             f"is {quantize.mode!r}, but quantize.backend is {quantize.backend!r}",
             f"Use {fitting!r}, or leave the mode out.",
         )
+    data = experiment.dataset.classify.quant_calibration_dataset
+    if data.csv_path and not data.images_dir:
+        yield Finding((f"{DATA}.quant_calibration_dataset.images_dir",), "not given", "Name it, beside csv_path.")
+    if quantize.backend == "onnxruntime":
+        for number, rule in enumerate(quantize.layers):
+            for name, tensor in (("weights", rule.weights), ("activations", rule.activations)):
+                if tensor is not None and tensor.dtype not in ("int8", "native"):
+                    key = f"quantize.layers[{number}].{name}.dtype"
+                    yield Finding((key,), f"is {tensor.dtype!r}, but quantize.backend is 'onnxruntime'", "Use 'int8'.")
     allowed = {
+        "onnxruntime": ("minmax", "max", "entropy"),
         "modelopt.pytorch": ("minmax", "max", "entropy"),
         "modelopt.onnx": ("minmax", "max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq"),
     }

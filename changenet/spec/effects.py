@@ -126,7 +126,11 @@ TABLE: tuple[WithoutEffect, ...] = (
         "concat_type is linear, or there is one light only",
         when=lambda e: len(e.lights) == 1 or e.dataset.classify.concat_type == "linear",
     ),
-    WithoutEffect("dataset.classify.quant_calibration_dataset", YET),
+    WithoutEffect(
+        "dataset.classify.quant_calibration_dataset",
+        "quantize.backend is torchao, which needs none",
+        when=lambda e: e.quantize.backend == "torchao",
+    ),
     WithoutEffect(f"{AUGMENTATION}.with_scale_random_crop", "TAO's classification does not use it either"),
     *(
         WithoutEffect(
@@ -199,7 +203,7 @@ TABLE: tuple[WithoutEffect, ...] = (
     WithoutEffect("export.format", "ONNX is written"),
     WithoutEffect("gen_trt_engine", YET, quiet=(1,)),
     WithoutEffect("quantize.device", "quantization runs on the CPU", quiet=("cpu",)),
-    WithoutEffect("quantize.backend_kwargs", YET),
+    WithoutEffect("quantize.backend_kwargs", "the settings of docs/quantization.md are used"),
     WithoutEffect(
         "quantize.algorithm",
         "torchao needs no ranges",
@@ -280,24 +284,25 @@ def _read_differently(experiment: Experiment) -> Iterator[Notice]:
         if action == "train" and isinstance(workers, tuple):
             key = f"{action}.ray.num_workers"
             yield Notice(key, f"{list(workers)}: this version does not scale while it runs", {key: workers[1]})
-    if experiment.quantize.backend == "torchao":
+    if experiment.quantize.backend in ("torchao", "onnxruntime"):
         yield from _rules(experiment)
 
 
 def _rules(experiment: Experiment) -> Iterator[Notice]:
     """Yield what the layer rules of a quantization say and nobody does."""
     for number, rule in enumerate(experiment.quantize.layers):
-        key = f"quantize.layers[{number}]"
-        if rule.activations is not None:
-            yield Notice(
-                f"{key}.activations", "no effect: torchao quantizes weights only", {f"{key}.activations": None}
-            )
-        if rule.weights is None:
-            continue
-        if rule.weights.dtype == "fp8_e5m2":
-            message = "'fp8_e5m2' is read as 'fp8_e4m3fn', which is more accurate for weights"
-            yield Notice(f"{key}.weights.dtype", message, {f"{key}.weights.dtype": "fp8_e4m3fn"})
-        for name in sorted(rule.weights.model_fields_set - {"dtype"}):
-            if plain(getattr(rule.weights, name)) not in (None, {}):
-                message = "no effect: every row of a weight has a scale of its own"
-                yield Notice(f"{key}.weights.{name}", message, {f"{key}.weights.{name}": None})
+        tensors = {"weights": rule.weights, "activations": rule.activations}
+        for name, tensor in tensors.items():
+            key = f"quantize.layers[{number}].{name}"
+            if tensor is None:
+                continue
+            if name == "activations" and experiment.quantize.backend == "torchao":
+                yield Notice(key, "no effect: torchao quantizes weights only", {key: None})
+                continue
+            if tensor.dtype == "fp8_e5m2":
+                message = "'fp8_e5m2' is read as 'fp8_e4m3fn', which is more accurate for weights"
+                yield Notice(f"{key}.dtype", message, {f"{key}.dtype": "fp8_e4m3fn"})
+            for option in sorted(tensor.model_fields_set - {"dtype"}):
+                if plain(getattr(tensor, option)) not in (None, {}):
+                    message = f"no effect: {experiment.quantize.backend} has its own way to scale"
+                    yield Notice(f"{key}.{option}", message, {f"{key}.{option}": None})

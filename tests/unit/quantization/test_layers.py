@@ -15,7 +15,7 @@ class Block(nn.Module):
 
 
 NETWORK = nn.ModuleDict({"blocks": nn.ModuleList([Block(), Block()]), "head": nn.Linear(4, 2)})
-LINEAR = candidates(NETWORK, [nn.Linear])
+LINEAR = candidates(NETWORK, lambda module: isinstance(module, nn.Linear))
 
 
 def choose(*rules: tuple[str, str], skip: tuple[str, ...] = ()) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import pickletools
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from changenet.training.checkpoint import build_network, load_checkpoint
 
 def quantized(checkpoint: Any, *rules: tuple[str, str]) -> tuple[nn.Module, QuantizedCheckpoint]:
     network = build_network(checkpoint)
-    found = candidates(network, torchao.KINDS)
+    found = candidates(network, torchao.quantizable)
     layers = choose_layers(found, rules=[Rule(*rule) for rule in rules], skip=(), backend="torchao")
     torchao.quantize_weights(network, layers)
     state = torchao.take_apart(network, layers)
-    return network, QuantizedCheckpoint(checkpoint.description, "torchao", layers, state, {})
+    return network, QuantizedCheckpoint(checkpoint.description, "torchao", layers, {}, 0.99, "0" * 64, state=state)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp8_e4m3fn"])
@@ -97,14 +98,13 @@ def test_files_that_do_not_fit_are_one_line(checkpoint, tmp_path: Path) -> None:
         ("head.layers.0.weight.qdata", torch.zeros(2, 2, dtype=torch.int8)),
         ("head.layers.3.weight.scale", torch.zeros(8, 1, dtype=torch.float64)),
     ):
-        broken = QuantizedCheckpoint(stored.description, "torchao", stored.layers, {**stored.state, name: change}, {})
+        broken = replace(stored, state={**stored.state, name: change})
         with pytest.raises(CheckpointError, match=f"{name} does not fit"):
             build_quantized(broken)
-    other = QuantizedCheckpoint(stored.description, "torchao", {"no.such": "int8"}, stored.state, {})
     with pytest.raises(CheckpointError, match=r"no\.such"):
-        build_quantized(other)
+        build_quantized(replace(stored, layers={"no.such": "int8"}))
     with pytest.raises(CheckpointError, match="'tinyquant'"):
-        build_quantized(QuantizedCheckpoint(stored.description, "tinyquant", stored.layers, stored.state, {}))
+        build_quantized(replace(stored, backend="tinyquant"))
     content = torch.load(path, weights_only=True)
     for change, match in (({"format_version": 99}, "newer"), ({"layers": None}, "damaged")):
         torch.save({**content, **change}, path)

@@ -1,5 +1,6 @@
 """`changenet quantize` from a spec file."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,14 @@ import pytest
 import yaml
 
 import changenet
-from changenet.errors import CheckpointError, SpecError
+from changenet.bundle import read_bundle
+from changenet.errors import CheckpointError, EngineError, SpecError
+from changenet.export import graphs
 from changenet.spec import load_spec
-from ray_jobs import quantize
+from ray_jobs import export, quantize
 from ray_jobs.trained import TrainedNetwork
 
+GRAPHS = ["quantize.backend=onnxruntime", "quantize.layers=[{module_name: '*', weights: {dtype: int8}}]"]
 ALL = "quantize.layers=[{module_name: Linear, weights: {dtype: int8}}]"
 
 
@@ -66,3 +70,84 @@ def test_with_a_key_only_ciphertext_is_written(spec, tmp_path) -> None:
     assert (folder / "quantized_model_torchao.pth").read_bytes().startswith(b"\x89CHGNET")
     for path in folder.rglob("*"):
         assert path.is_dir() or b"secret" not in path.read_bytes(), path.name
+
+
+@pytest.fixture
+def with_pairs(spec: str, pair_folder: Path, parts, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the spec with a training and a validation set; the network has been traced already."""
+    monkeypatch.setattr(graphs, "trace_parts", lambda _: parts)
+    values = yaml.safe_load(Path(spec).read_text())
+    values["dataset"] = {
+        "classify": {
+            f"{split}_dataset": {
+                "csv_path": str(pair_folder / f"{name}.csv"),
+                "images_dir": str(pair_folder / "images"),
+            }
+            for split, name in (("train", "train"), ("validation", "val"))
+        }
+    }
+    Path(spec).write_text(yaml.safe_dump(values))
+    return spec
+
+
+def test_onnxruntime_writes_graphs_that_evaluate_reads_and_export_bundles(with_pairs, pairs, tmp_path, capsys) -> None:
+    assert quantize.run(with_pairs, [*GRAPHS, "quantize.min_agreement=0.5"]) == 0
+    folder = tmp_path / "results" / "quantize"
+    figures = json.loads((folder / "comparison.json").read_text())
+    assert figures["pairs"] == 24
+    assert figures["agrees"] is True
+    assert figures["quantized"]["precision"] == "int8"
+    assert 0 <= figures["float"]["auroc"] <= 1
+    assert 0 < figures["max_score_difference"] < 0.5
+    path = str(folder / "quantized_model_onnxruntime.pth")
+    loaded = load_spec(with_pairs, ["evaluate.is_quantized=true", f"evaluate.checkpoint={path}"])
+    assert TrainedNetwork(loaded.experiment, "evaluate").engine == "onnxruntime"
+    with pytest.raises(EngineError, match="torch engine"):
+        changenet.load(path, engine="torch")
+
+    assert export.run(with_pairs, [f"export.checkpoint={path}"]) == 0
+    assert "of the decisions agree" in capsys.readouterr().out
+    bundle = read_bundle(tmp_path / "results" / "export" / "bundle")
+    (engine,) = bundle.manifest.engines
+    assert (engine.precision, engine.parity.agreement) == ("int8", figures["agreement"])
+    assert bundle.read("pair.onnx") == (folder / "quantized_model.onnx").read_bytes()
+    inspector = changenet.load(bundle.folder)
+    assert inspector.engine.precision == "int8"
+    assert inspector.self_test() < 1e-4
+    np.testing.assert_array_equal(inspector.score_arrays(*pairs), changenet.load(path).score_arrays(*pairs))
+
+
+def test_one_that_disagrees_is_written_and_export_wants_force(with_pairs, tmp_path, caplog, monkeypatch) -> None:
+    compare = quantize.compare_engines
+    monkeypatch.setattr(quantize, "compare_engines", lambda *given: _other_decisions(compare(*given)))
+    assert quantize.run(with_pairs, GRAPHS) == 0
+    assert "less than quantize.min_agreement (0.99)" in caplog.text
+    path = str(tmp_path / "results" / "quantize" / "quantized_model_onnxruntime.pth")
+    with pytest.raises(EngineError, match=r"0\.00% of the quantized network's decisions .* --force"):
+        export.run(with_pairs, [f"export.checkpoint={path}"])
+    assert not (tmp_path / "results" / "export" / "bundle").exists()
+    assert export.run(with_pairs, [f"export.checkpoint={path}"], force=True) == 0
+
+
+def _other_decisions(found):
+    found.candidate.predictions[:] = np.where(found.reference.predictions == "PASS", "FAIL", "PASS")
+    return found
+
+
+def test_pictures_alone_calibrate_with_a_warning(with_pairs, pair_folder, tmp_path, caplog) -> None:
+    pictures = f"dataset.classify.quant_calibration_dataset.images_dir={pair_folder}/images/test"
+    assert quantize.run(with_pairs, [*GRAPHS, pictures]) == 0
+    assert "each of its 96 pictures is its own golden" in caplog.text
+    assert (tmp_path / "results" / "quantize" / "quantized_model_onnxruntime.pth").exists()
+
+
+def test_without_pairs_onnxruntime_says_which_set_to_name(spec) -> None:
+    with pytest.raises(SpecError, match=r"quant_calibration_dataset: there is no calibration set"):
+        quantize.run(spec, GRAPHS)
+
+
+def test_a_torch_checkpoint_is_no_bundle(spec, tmp_path) -> None:
+    assert quantize.run(spec, [ALL]) == 0
+    path = tmp_path / "results" / "quantize" / "quantized_model_torchao.pth"
+    with pytest.raises(CheckpointError, match="has no ONNX graphs"):
+        export.run(spec, [f"export.checkpoint={path}"], force=True)
