@@ -6,9 +6,11 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from changenet import factory, storage
 from changenet.adoption import SpecDescribes
@@ -19,7 +21,7 @@ from changenet.engines import engine_of
 from changenet.errors import EngineError, SpecError
 from changenet.evaluation.comparison import Comparison, compare_engines
 from changenet.model.network import ChangeNet
-from changenet.quantization import torchao
+from changenet.quantization import modelopt, torchao
 from changenet.quantization.file import QuantizedCheckpoint, save_quantized
 from changenet.quantization.layers import candidates, choose_layers
 from changenet.spec import Experiment
@@ -52,8 +54,12 @@ def run(spec: str, overrides: Sequence[str] = ()) -> int:
         experiment = action.experiment
         backend = experiment.quantize.backend
         if backend not in BACKENDS:
-            what = f"{backend!r} is not available in this version"
-            raise EngineError(what, where="quantize.backend", fix=f"Use {' or '.join(BACKENDS)}.")
+            what = "needs other versions of onnx and onnxruntime than this program, and cannot run beside it"
+            raise EngineError(
+                f"{backend!r} {what}",
+                where="quantize.backend",
+                fix="Use modelopt.pytorch, which writes ONNX graphs for TensorRT too, or onnxruntime.",
+            )
         started = time.perf_counter()
         path, key = checkpoint_path(experiment, "quantize"), experiment.secret()
         checkpoint = load_checkpoint(path, encryption_key=key, describe=SpecDescribes(experiment, path))
@@ -61,16 +67,17 @@ def run(spec: str, overrides: Sequence[str] = ()) -> int:
         if problems:
             raise SpecError(problems)
         compared_with = _pairs_to_compare(experiment, checkpoint)
-        quantized = BACKENDS[backend](experiment, checkpoint, build_network(checkpoint))
+        quantized, graphs = BACKENDS[backend](experiment, checkpoint, build_network(checkpoint))
         figures: dict[str, Any] = {"checkpoint": path, "backend": backend, "layers": quantized.layers}
         if compared_with is not None:
             name, pairs, rows = compared_with
+            candidate = engine_of(replace(quantized, graphs=graphs))
             found = compare_engines(
-                engine_of(checkpoint), engine_of(quantized), _shown("Comparing", pairs, rows), checkpoint.description
+                engine_of(checkpoint), candidate, _shown("Comparing", pairs, rows), checkpoint.description
             )
             quantized = quantized.compared(found.agreement, found.max_error)
             figures |= {"set": name, "pairs": len(rows), **_figures(checkpoint, quantized, found, pairs, rows)}
-        files = _save(action, quantized, key)
+        files = _save(action, quantized, graphs, key)
         storage.write_text(action.path("comparison.json"), json.dumps(figures, indent=2, allow_nan=False) + "\n")
         title = f"{len(quantized.layers)} layers in {quantized.precision}"
         sizes = [(file, f"{storage.size(file) / 1e6:,.2f}") for file in (path, *files)]
@@ -80,13 +87,36 @@ def run(spec: str, overrides: Sequence[str] = ()) -> int:
     return 0
 
 
-def _torchao(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> QuantizedCheckpoint:
+Quantized = tuple[QuantizedCheckpoint, dict[str, bytes]]  # what is written, and its graphs by file name
+
+
+def _torchao(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
     layers = _layers(experiment, network, torchao.quantizable)
     torchao.quantize_weights(network, layers)
-    return _described(experiment, checkpoint, layers, state=torchao.take_apart(network, layers))
+    return _described(experiment, checkpoint, layers, state=torchao.take_apart(network, layers)), {}
 
 
-def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> QuantizedCheckpoint:
+def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
+    from changenet.export.qdq import qdq_graphs
+
+    layers = _layers(experiment, network, modelopt.quantizable)
+    pairs, rows = factory.calibration_pairs(experiment, checkpoint.description)
+
+    def run(watched: ChangeNet) -> None:
+        for batch in _shown("Calibrating", pairs, rows):
+            watched(*(watched.normalise(torch.from_numpy(pictures)) for pictures in batch))
+
+    entropy = experiment.quantize.algorithm == "entropy"
+    done = modelopt.quantize_layers(network, layers, lambda _: run(network), entropy=entropy)
+    quantized = _described(experiment, checkpoint, done, state=modelopt.take_apart(network))
+    if quantized.precision != "int8":
+        logger.warning("Only int8 becomes ONNX: quantized_model.onnx is not written.")
+        return quantized, {}
+    logger.info("Tracing %s.", checkpoint.description.network["backbone"])
+    return quantized, qdq_graphs(quantized)
+
+
+def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
     from changenet.export.graphs import assemble, trace_parts
     from changenet.export.int8 import quantizable, quantize_parts
 
@@ -100,11 +130,13 @@ def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: Change
         entropy=experiment.quantize.algorithm == "entropy",
     )
     graphs = {name: graph.SerializeToString(deterministic=True) for name, graph in assemble(parts).items()}
-    return _described(experiment, checkpoint, {name: layers[name] for name in layers if name in done}, graphs=graphs)
+    chosen = {name: dtype for name, dtype in layers.items() if name in done}
+    return _described(experiment, checkpoint, chosen, graphs=graphs), graphs
 
 
-BACKENDS: dict[str, Callable[[Experiment, Checkpoint, ChangeNet], QuantizedCheckpoint]] = {
+BACKENDS: dict[str, Callable[[Experiment, Checkpoint, ChangeNet], Quantized]] = {
     "torchao": _torchao,
+    "modelopt.pytorch": _modelopt,
     "onnxruntime": _onnxruntime,
 }
 
@@ -170,15 +202,15 @@ def _figures(
     }
 
 
-def _save(action: Action, quantized: QuantizedCheckpoint, key: str | None) -> list[str]:
+def _save(action: Action, quantized: QuantizedCheckpoint, graphs: dict[str, bytes], key: str | None) -> list[str]:
     from changenet import encryption
 
-    files = [action.path(f"quantized_model_{quantized.backend}.pth")]
+    files = [action.path(f"quantized_model_{quantized.backend.partition('.')[0]}.pth")]
     save_quantized(files[0], quantized, encryption_key=key)
-    if quantized.graphs:
+    if graphs:
         files.append(action.path("quantized_model.onnx"))
         with encryption.write_model(files[1], key) as file:
-            file.write(quantized.graphs[PAIR_GRAPH])
+            file.write(graphs[PAIR_GRAPH])
     return files
 
 

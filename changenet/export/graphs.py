@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MIN_OPSET = 18
+TORCHSCRIPT_OPSET = 17
 ONNX_LIMIT = 2**31  # bytes of one protobuf message
 _EXAMPLES = 2  # a batch of one would be frozen into the graph as a constant
 
@@ -96,7 +98,10 @@ def export_graphs(network: ChangeNet, *, opset: int = MIN_OPSET, batch_size: int
 
 @torch.inference_mode(False)
 def trace_parts(network: ChangeNet, *, opset: int = MIN_OPSET) -> Parts:
-    """Return the traced pieces of a network (arguments and errors as `export_graphs`)."""
+    """Return the traced pieces of a network (arguments and errors as `export_graphs`).
+
+    `TORCHSCRIPT_OPSET` takes PyTorch's older exporter, the only one that knows the rounding of ModelOpt's layers.
+    """
     weights = sum(each.numel() * each.element_size() for each in network.state_dict().values())
     if weights >= ONNX_LIMIT:
         what = f"an ONNX file holds less than {ONNX_LIMIT >> 30} GiB, and the weights are {weights / 2**30:.1f} GiB"
@@ -158,6 +163,8 @@ def _trace(
     opset: int,
 ) -> onnx.ModelProto:
     """Trace a module with a free batch on every input; inner names begin with the name of the part."""
+    if opset == TORCHSCRIPT_OPSET:
+        return _trace_torchscript(part, module, examples, inputs, outputs)
     batch = {0: torch.export.Dim("batch", min=1)}
     free = tuple(tuple(batch for _ in each) if isinstance(each, tuple) else batch for each in examples)
     with _quiet(), _out_of_place(module), torch.no_grad():
@@ -181,6 +188,33 @@ def _trace(
     for each in [*model.graph.node, *model.graph.input, *model.graph.output]:
         del each.metadata_props[:]
         each.doc_string = ""
+    model.graph.name = part
+    return onnx.compose.add_prefix(model, f"{part}/", rename_inputs=False, rename_outputs=False, inplace=True)
+
+
+def _trace_torchscript(
+    part: str,
+    module: nn.Module,
+    examples: tuple[Tensor | tuple[Tensor, ...], ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> onnx.ModelProto:
+    buffer = io.BytesIO()
+    with _quiet(), _out_of_place(module), torch.no_grad():
+        torch.onnx.export(
+            module.eval(),
+            examples,
+            buffer,  # type: ignore[arg-type] # the older exporter takes an open file, too
+            dynamo=False,
+            opset_version=TORCHSCRIPT_OPSET,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "batch"} for name in [*inputs, *outputs]},
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        node.doc_string = ""
     model.graph.name = part
     return onnx.compose.add_prefix(model, f"{part}/", rename_inputs=False, rename_outputs=False, inplace=True)
 

@@ -31,6 +31,7 @@ from changenet.engines.torch import TorchEngine
 from changenet.errors import CheckpointError, EngineError
 from changenet.export.graphs import MIN_OPSET, export_graphs, fix_batch, supported_opset
 from changenet.export.parity import check_parity, make_pairs
+from changenet.export.qdq import qdq_graphs
 from changenet.quantization.file import QuantizedCheckpoint
 from changenet.training.checkpoint import Checkpoint, build_network
 
@@ -134,8 +135,8 @@ def export_quantized(
         EngineError: onnxruntime is not installed, or its decisions agree too seldom, and `force` is not given.
     """
     import_onnxruntime()
-    if not checkpoint.graphs:
-        what = f"a checkpoint quantized by {checkpoint.backend} has no ONNX graphs: it runs in PyTorch only"
+    if checkpoint.backend == "torchao":
+        what = "a checkpoint quantized by torchao has no ONNX graphs: it runs in PyTorch only"
         raise CheckpointError(what, fix="Quantize with backend: onnxruntime.")
     if not checkpoint.agrees and not force:
         what = "the quantized network was compared with nothing"
@@ -144,7 +145,7 @@ def export_quantized(
             what = f"{checkpoint.agreement:.2%} of the quantized network's decisions are the checkpoint's; {wanted}"
         raise EngineError(what, fix="Quantize fewer layers, or add --force.")
     _check_writable(folder, onnx_file, overwrite=overwrite)
-    graphs = dict(checkpoint.graphs)
+    graphs = dict(checkpoint.graphs) or qdq_graphs(checkpoint)
     pair = onnx.load_from_string(graphs["pair.onnx"])
     if batch_size > 0:
         fix_batch(pair, batch_size)

@@ -28,7 +28,7 @@ class QuantizedCheckpoint:
 
     Args:
         description: As of the checkpoint that was quantized.
-        backend: `torchao` or `onnxruntime`.
+        backend: `torchao`, `onnxruntime` or `modelopt.pytorch`.
         layers: Name of each quantized layer to its number format.
         versions: Of the packages that quantized it.
         min_agreement: The agreement that was asked for.
@@ -124,11 +124,12 @@ def build_quantized(checkpoint: QuantizedCheckpoint) -> ChangeNet:
         CheckpointError: Its tensors do not fit the network that it describes.
         EngineError: The package that quantized it is not installed, or there is no such backend.
     """
-    from changenet.quantization import torchao
+    from changenet.quantization import modelopt, torchao
 
-    network = ChangeNet(**checkpoint.description.network)
-    if checkpoint.backend != "torchao":
+    backends = {"torchao": torchao.restore, "modelopt.pytorch": modelopt.restore}
+    if checkpoint.backend not in backends:
         what = f"was quantized by {checkpoint.backend!r}, which this version does not know"
         raise CheckpointError(what, fix="Update changenet.")
-    torchao.restore(network, checkpoint.layers, checkpoint.state)
+    network = ChangeNet(**checkpoint.description.network)
+    backends[checkpoint.backend](network, checkpoint.layers, checkpoint.state)
     return network.eval()

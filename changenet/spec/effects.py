@@ -284,8 +284,7 @@ def _read_differently(experiment: Experiment) -> Iterator[Notice]:
         if action == "train" and isinstance(workers, tuple):
             key = f"{action}.ray.num_workers"
             yield Notice(key, f"{list(workers)}: this version does not scale while it runs", {key: workers[1]})
-    if experiment.quantize.backend in ("torchao", "onnxruntime"):
-        yield from _rules(experiment)
+    yield from _rules(experiment)
 
 
 def _rules(experiment: Experiment) -> Iterator[Notice]:

@@ -151,3 +151,43 @@ def test_a_torch_checkpoint_is_no_bundle(spec, tmp_path) -> None:
     path = tmp_path / "results" / "quantize" / "quantized_model_torchao.pth"
     with pytest.raises(CheckpointError, match="has no ONNX graphs"):
         export.run(spec, [f"export.checkpoint={path}"], force=True)
+
+
+def test_modelopt_writes_a_checkpoint_and_qdq_graphs(with_pairs, pairs, tmp_path, monkeypatch) -> None:
+    monkeypatch.undo()  # traced by another exporter
+    layers = "[{module_name: '*', weights: {dtype: int8}, activations: {dtype: int8}}]"
+    chosen = ["quantize.backend=modelopt", f"quantize.layers={layers}", "quantize.min_agreement=0.5"]
+    assert quantize.run(with_pairs, chosen) == 0
+    folder = tmp_path / "results" / "quantize"
+    path = str(folder / "quantized_model_modelopt.pth")
+    figures = json.loads((folder / "comparison.json").read_text())
+    assert figures["agrees"] is True
+    inspector = changenet.load(path)
+    assert (inspector.engine_name, inspector.engine.precision) == ("torch", "int8")
+    assert export.run(with_pairs, [f"export.checkpoint={path}"]) == 0
+    bundle = read_bundle(tmp_path / "results" / "export" / "bundle")
+    assert bundle.manifest.engines[0].precision == "int8"
+    assert bundle.manifest.exported_with["opset"] == "17"
+    assert bundle.read("pair.onnx") == (folder / "quantized_model.onnx").read_bytes()
+    served = changenet.load(bundle.folder)
+    assert served.self_test() < 1e-4
+    np.testing.assert_allclose(served.score_arrays(*pairs), inspector.score_arrays(*pairs), atol=0.1)
+
+
+def test_modelopt_for_onnx_says_why_it_cannot_run(with_pairs) -> None:
+    with pytest.raises(
+        EngineError, match=r"quantize\.backend: 'modelopt\.onnx' needs other versions .* modelopt\.pytorch"
+    ):
+        quantize.run(with_pairs, ["quantize.backend=modelopt.onnx"])
+
+
+@pytest.mark.parametrize(
+    ("backend", "rule", "match"),
+    [
+        ("onnxruntime", "weights: {dtype: fp8_e4m3fn}", r"layers\[0\]\.weights\.dtype: is 'fp8_e4m3fn'"),
+        ("modelopt", "weights: {dtype: int8}, activations: {dtype: native}", r"layers\[0\]: has one number format"),
+    ],
+)
+def test_rules_that_a_backend_cannot_follow(spec, backend: str, rule: str, match: str) -> None:
+    with pytest.raises(SpecError, match=match):
+        quantize.run(spec, [f"quantize.backend={backend}", f"quantize.layers=[{{module_name: '*', {rule}}}]"])

@@ -35,6 +35,10 @@ NO_EFFECT = [
     ("quantize.layers=[{module_name: '*', weights: {dtype: fp8_e5m2}}]", "quantize.layers[0].weights.dtype"),
     ("quantize.layers=[{module_name: '*', weights: {quant_axis: 1}}]", "quantize.layers[0].weights.quant_axis"),
     ("quantize.algorithm=entropy", "quantize.algorithm"),
+    (
+        "quantize={backend: modelopt.pytorch, layers: [{module_name: '*', weights: {observer_or_fake_quant: mse}}]}",
+        "quantize.layers[0].weights.observer_or_fake_quant",
+    ),
     ("quantize.backend_kwargs={a: 1}", "quantize.backend_kwargs"),
     ("quantize.device=trt", "quantize.device"),
     ("model.classify.eval_margin=2.0", "model.classify.eval_margin"),
