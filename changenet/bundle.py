@@ -38,11 +38,11 @@ class Parity:
     """How well an engine agrees with the PyTorch network.
 
     Args:
-        max_error: Largest |score difference| / max(1, |score|) over the pairs of the check.
+        max_error: Largest |score difference| / max(1, |score|) over the pairs of the check; None where there was none.
         agreement: Fraction (0-1) of equal decisions, for engines that are judged by decisions; else None.
     """
 
-    max_error: float
+    max_error: float | None
     agreement: float | None = None
 
 

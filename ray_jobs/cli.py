@@ -168,11 +168,31 @@ def export(
     spec: Spec,
     overrides: Overrides = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier model.onnx and bundle.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also a quantized network that decides otherwise too often.")
+    ] = False,
 ) -> None:
     """Export a checkpoint to ONNX and to a bundle that serves, and check that both agree with it."""
     from ray_jobs import export as verb
 
-    _finish(verb.run(spec, overrides or (), overwrite=overwrite))
+    _finish(verb.run(spec, overrides or (), overwrite=overwrite, force=force))
+
+
+@app.command()
+def quantize(spec: Spec, overrides: Overrides = None) -> None:
+    """Put layers of a trained network into 8 bits, and hold the result against it: comparison.json.
+
+    quantize.layers says which layers: patterns for names or classes, later
+    rules win, and nothing is quantized without one. Backend torchao takes
+    weights for PyTorch, onnxruntime whole layers for the CPU; what it writes
+    becomes a bundle with export.
+
+    changenet quantize -e spec.yaml quantize.model_path=results/train/model_best.pth
+    quantize.backend=onnxruntime 'quantize.layers=[{module_name: "*", weights: {dtype: int8}}]'
+    """
+    from ray_jobs import quantize as verb
+
+    _finish(verb.run(spec, overrides or ()))
 
 
 @app.command()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from changenet.adoption import SpecDescribes
 from changenet.agreement import contradictions
 from changenet.description import ModelDescription
 from changenet.errors import Problem, SpecError
-from changenet.export.onnx import export_bundle
+from changenet.export.onnx import Exported, export_bundle, export_quantized
 from changenet.export.parity import TOLERANCE
+from changenet.quantization.file import QuantizedCheckpoint, load_model
 from changenet.spec import Experiment
-from changenet.training.checkpoint import load_checkpoint
 from ray_jobs.action import Action
 from ray_jobs.console import out, result_table
 from ray_jobs.trained import checkpoint_path
@@ -21,13 +22,14 @@ from ray_jobs.trained import checkpoint_path
 logger = logging.getLogger(__name__)
 
 
-def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False) -> int:
+def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False, force: bool = False) -> int:
     """Write `RESULTS/export/bundle/` and `export.onnx_file`, or nothing where they do not agree with the checkpoint.
 
     Args:
         spec: The spec file; a checkpoint of ours needs only `export` and `encryption_key` of it.
         overrides: `key=value` each.
         overwrite: Replace an earlier export.
+        force: Also a quantized checkpoint that decides otherwise too often.
 
     Raises:
         SpecError: The spec is wrong or contradicts the checkpoint.
@@ -39,31 +41,36 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False) ->
         started = time.perf_counter()
         path = checkpoint_path(experiment, "export")
         describe = SpecDescribes(experiment, path)
-        checkpoint = load_checkpoint(path, encryption_key=experiment.secret(), describe=describe)
+        checkpoint = load_model(path, encryption_key=experiment.secret(), describe=describe)
         problems = [
             *contradictions(experiment, checkpoint.description, path),
             *_sizes(experiment, checkpoint.description),
         ]
         if problems:
             raise SpecError(problems)
-        logger.info("Tracing %s.", checkpoint.description.network["backbone"])
-        exported = export_bundle(
-            checkpoint,
-            action.path("bundle"),
-            onnx_file=experiment.export.onnx_file or action.path("model.onnx"),
-            opset=experiment.export.opset_version,
-            batch_size=experiment.export.batch_size,
-            encryption_key=experiment.secret(),
-            overwrite=overwrite,
-        )
+        to: dict[str, Any] = {
+            "folder": action.path("bundle"),
+            "onnx_file": experiment.export.onnx_file or action.path("model.onnx"),
+            "batch_size": experiment.export.batch_size,
+            "encryption_key": experiment.secret(),
+            "overwrite": overwrite,
+        }
+        if isinstance(checkpoint, QuantizedCheckpoint):
+            exported = export_quantized(checkpoint, force=force, **to)
+        else:
+            logger.info("Tracing %s.", checkpoint.description.network["backbone"])
+            exported = export_bundle(checkpoint, opset=experiment.export.opset_version, **to)
         rows = [(path, f"{size / 1e6:,.2f}") for path, size in exported.files.items()]
         out.print(result_table(f"Export, opset {exported.opset}", ("file", "MB"), rows))
-        out.print(
-            f"Scores agree with the checkpoint to {exported.parity.max_error:.1e} (allowed {TOLERANCE:.0e}); "
-            f"{time.perf_counter() - started:.1f} s.",
-            highlight=False,
-        )
+        out.print(f"{_agreement(exported)}; {time.perf_counter() - started:.1f} s.", highlight=False)
     return 0
+
+
+def _agreement(exported: Exported) -> str:
+    if exported.precision == "fp32":
+        return f"Scores agree with the checkpoint to {exported.parity.max_error:.1e} (allowed {TOLERANCE:.0e})"
+    share = exported.parity.agreement
+    return f"{exported.precision}: " + ("not compared" if share is None else f"{share:.2%} of the decisions agree")
 
 
 def _sizes(experiment: Experiment, description: ModelDescription) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ from changenet.agreement import contradictions
 from changenet.bundle import MANIFEST, is_bundle
 from changenet.data.pairs import PairSource
 from changenet.description import ModelDescription, Threshold
-from changenet.errors import CheckpointError, SpecError
+from changenet.errors import CheckpointError, Problem, SpecError
 from changenet.evaluation.thresholds import fit_threshold
 from changenet.spec import Experiment
 from changenet.training.checkpoint import package_versions
@@ -69,6 +69,9 @@ class TrainedNetwork:
         inspector = self.file.load()
         self.engine, self.description = inspector.engine_name, inspector.description
         problems = list(contradictions(experiment, self.description, path))
+        if getattr(experiment, action).is_quantized and inspector.engine.precision == "fp32":
+            what = f"is true, but {path} is not quantized"
+            problems.append(Problem(what, f"{action}.is_quantized", "Name what changenet quantize wrote."))
         if problems:
             raise SpecError(problems)
         # Workers are told what was found, so that all of them hold the same and none says it again.
@@ -151,15 +154,16 @@ def _known(description: ModelDescription, _: object) -> ModelDescription:
     return description
 
 
-def checkpoint_path(experiment: Experiment, action: Literal["evaluate", "inference", "export"]) -> str:
+def checkpoint_path(experiment: Experiment, action: Literal["evaluate", "inference", "export", "quantize"]) -> str:
     """Return the checkpoint (or bundle) that an action's section names.
 
     Raises:
         SpecError: It names none.
         CheckpointError: There is none.
     """
-    key = f"{action}.checkpoint"
-    path: str | None = getattr(experiment, action).checkpoint
+    name = "model_path" if action == "quantize" else "checkpoint"
+    key = f"{action}.{name}"
+    path: str | None = getattr(getattr(experiment, action), name)
     if not path:
         example = storage.join(experiment.action_dir("train"), "model_best.pth")
         raise SpecError("not given", where=key, fix=f"Name a checkpoint or a bundle folder, such as {example}.")

@@ -16,9 +16,10 @@ from changenet.errors import CheckpointError, EngineError
 from changenet.signing import KeySource
 
 if TYPE_CHECKING:
-    from changenet.training.checkpoint import Describe
+    from changenet.quantization.file import QuantizedCheckpoint
+    from changenet.training.checkpoint import Checkpoint, Describe
 
-__all__ = ["ENGINES", "Arrays", "Engine", "load_engine"]
+__all__ = ["ENGINES", "Arrays", "Engine", "engine_of", "load_engine"]
 
 ENGINES = ("auto", "onnxruntime", "torch")
 
@@ -36,7 +37,7 @@ def load_engine(
     """Open a checkpoint or a bundle with the engine asked for.
 
     Args:
-        path: A checkpoint file or a bundle folder (path or URI).
+        path: A checkpoint file, quantized or not, or a bundle folder (path or URI).
         engine: One of `ENGINES`; `auto` takes `onnxruntime` for a bundle and `torch` for a checkpoint.
         encryption_key: Opens encrypted model files.
         trusted_keys: Public keys, as files or PEM text; one of them must have signed the bundle. Without any a
@@ -68,10 +69,33 @@ def load_engine(
     if path.endswith(".onnx"):
         what = "an ONNX file alone has neither preprocessing nor threshold"
         raise CheckpointError(what, where=path, fix="Give the bundle folder that export wrote beside it.")
-    if engine == "onnxruntime":
-        raise EngineError("onnxruntime needs a bundle", where=path, fix="Run changenet export and give its bundle.")
-    from changenet.engines.torch import TorchEngine
-    from changenet.training.checkpoint import load_checkpoint
+    from changenet.quantization.file import QuantizedCheckpoint, load_model
 
-    checkpoint = load_checkpoint(path, encryption_key=encryption_key, describe=describe)
-    return TorchEngine.from_checkpoint(checkpoint, threads=threads, device=device), checkpoint.description, None
+    checkpoint = load_model(path, encryption_key=encryption_key, describe=describe)
+    graphs = isinstance(checkpoint, QuantizedCheckpoint) and bool(checkpoint.graphs)
+    if engine == "onnxruntime" and not graphs:
+        raise EngineError("onnxruntime needs a bundle", where=path, fix="Run changenet export and give its bundle.")
+    if engine == "torch" and graphs:
+        what = "holds ONNX graphs, which the torch engine cannot run"
+        raise EngineError(what, where=path, fix="Use the engine onnxruntime.")
+    return engine_of(checkpoint, threads=threads, device=device), checkpoint.description, None
+
+
+def engine_of(
+    checkpoint: Checkpoint | QuantizedCheckpoint, *, threads: int | None = None, device: str = "cpu"
+) -> Engine:
+    """Return the engine that runs a checkpoint (arguments and errors as `load_engine`)."""
+    from changenet.quantization.file import QuantizedCheckpoint
+
+    if isinstance(checkpoint, QuantizedCheckpoint) and checkpoint.graphs:
+        from changenet.engines.onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(
+            checkpoint.graphs.__getitem__,
+            description=checkpoint.description,
+            threads=threads,
+            precision=checkpoint.precision,
+        )
+    from changenet.engines.torch import TorchEngine
+
+    return TorchEngine.from_checkpoint(checkpoint, threads=threads, device=device)

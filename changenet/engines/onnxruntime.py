@@ -44,6 +44,7 @@ class OnnxRuntimeEngine(Engine):
         read: Returns the content of the graph file of that name.
         description: What the model says about itself.
         threads: CPU threads of one call; None = all CPUs.
+        precision: Of the graphs.
 
     Raises:
         EngineError: The package is not installed.
@@ -51,7 +52,12 @@ class OnnxRuntimeEngine(Engine):
     """
 
     def __init__(
-        self, read: Callable[[str], bytes], *, description: ModelDescription, threads: int | None = None
+        self,
+        read: Callable[[str], bytes],
+        *,
+        description: ModelDescription,
+        threads: int | None = None,
+        precision: str = "fp32",
     ) -> None:
         self._read = read
         self._threads = threads
@@ -63,14 +69,16 @@ class OnnxRuntimeEngine(Engine):
         super().__init__(
             name="onnxruntime",
             device=self.providers[0],
-            precision="fp32",
+            precision=precision,
             multiclass=bool(description.network.get("multiclass", False)),
         )
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, *, threads: int | None = None) -> OnnxRuntimeEngine:
         """Load the graphs of a verified bundle; encrypted ones are decrypted in memory."""
-        return cls(bundle.read, description=bundle.manifest.description, threads=threads)
+        manifest = bundle.manifest
+        precision = manifest.engines[0].precision
+        return cls(bundle.read, description=manifest.description, threads=threads, precision=precision)
 
     def _load(self, name: str) -> InferenceSession:
         onnxruntime = import_onnxruntime()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from changenet.engines.interface import Array, Arrays, Engine
 from changenet.errors import EngineError
+from changenet.quantization.file import QuantizedCheckpoint, build_quantized
 from changenet.training.checkpoint import Checkpoint, build_network
 
 if TYPE_CHECKING:
@@ -25,13 +26,16 @@ class TorchEngine(Engine):
         network: Moved to the device.
         threads: CPU threads of the whole process; None leaves them.
         device: `cpu`, `cuda` …
+        precision: Of its weights.
 
     Raises:
         EngineError: There is no such device here.
     """
 
-    def __init__(self, network: ChangeNet, *, threads: int | None = None, device: str = "cpu") -> None:
-        super().__init__(name="torch", device=device, precision="fp32", multiclass=network.multiclass)
+    def __init__(
+        self, network: ChangeNet, *, threads: int | None = None, device: str = "cpu", precision: str = "fp32"
+    ) -> None:
+        super().__init__(name="torch", device=device, precision=precision, multiclass=network.multiclass)
         if threads is not None:
             torch.set_num_threads(threads)
         self._device = torch.device(device)
@@ -41,8 +45,13 @@ class TorchEngine(Engine):
             raise EngineError(f"PyTorch cannot use the device {device!r} here: {error}") from error
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint, *, threads: int | None = None, device: str = "cpu") -> TorchEngine:
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint | QuantizedCheckpoint, *, threads: int | None = None, device: str = "cpu"
+    ) -> TorchEngine:
         """Build the network that a checkpoint describes (raises CheckpointError where its weights do not fit)."""
+        if isinstance(checkpoint, QuantizedCheckpoint):
+            network = build_quantized(checkpoint)
+            return cls(network, threads=threads, device=device, precision=checkpoint.precision)
         return cls(build_network(checkpoint), threads=threads, device=device)
 
     def _tensors(self, arrays: Sequence[Array]) -> list[Tensor]:

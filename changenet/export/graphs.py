@@ -6,10 +6,13 @@ The encoder, which costs nearly all the time, is traced once, for normalised flo
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import onnx
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MIN_OPSET = 18
+TORCHSCRIPT_OPSET = 17
 ONNX_LIMIT = 2**31  # bytes of one protobuf message
 _EXAMPLES = 2  # a batch of one would be frozen into the graph as a constant
 
@@ -57,7 +61,27 @@ def supported_opset(asked: int) -> int:
     return MIN_OPSET
 
 
-@torch.inference_mode(False)
+@dataclass(frozen=True)
+class Parts:
+    """A network in pieces, of which `assemble` makes the graphs of a bundle. A node of a layer begins with its name.
+
+    Args:
+        normalise: Picture, uint8 -> `normalised`.
+        encoder: `normalised` -> `features_…`.
+        golden: `features_…` -> `golden_…`; None for a euclidean network.
+        comparator: `test_…`, `golden_…` -> `output`.
+        image_size: Height and width of a picture.
+        goldens: That a test is compared with.
+    """
+
+    normalise: onnx.ModelProto
+    encoder: onnx.ModelProto
+    golden: onnx.ModelProto | None
+    comparator: onnx.ModelProto
+    image_size: tuple[int, int]
+    goldens: int
+
+
 def export_graphs(network: ChangeNet, *, opset: int = MIN_OPSET, batch_size: int = -1) -> dict[str, onnx.ModelProto]:
     """Return file name to graph; every graph takes any batch.
 
@@ -68,6 +92,15 @@ def export_graphs(network: ChangeNet, *, opset: int = MIN_OPSET, batch_size: int
 
     Raises:
         EngineError: The weights do not fit into one ONNX file.
+    """
+    return assemble(trace_parts(network, opset=opset), batch_size=batch_size)
+
+
+@torch.inference_mode(False)
+def trace_parts(network: ChangeNet, *, opset: int = MIN_OPSET) -> Parts:
+    """Return the traced pieces of a network (arguments and errors as `export_graphs`).
+
+    `TORCHSCRIPT_OPSET` takes PyTorch's older exporter, the only one that knows the rounding of ModelOpt's layers.
     """
     weights = sum(each.numel() * each.element_size() for each in network.state_dict().values())
     if weights >= ONNX_LIMIT:
@@ -94,14 +127,28 @@ def export_graphs(network: ChangeNet, *, opset: int = MIN_OPSET, batch_size: int
     comparator = _trace(
         "comparator", _Compare(network), (test, halves), [*test_names, *golden_names], ["output"], opset
     )
-    graphs = {"encoder.onnx": _join(normalise, body, ["normalised"]), "comparator.onnx": comparator}
+    golden_part = None
     if network.difference_module == "learnable":
-        graphs["golden.onnx"] = _trace("golden", _PrepareGolden(network), (test,), features, golden_names, opset)
+        golden_part = _trace("golden", _PrepareGolden(network), (test,), features, golden_names, opset)
+    return Parts(normalise, body, golden_part, comparator, network.image_size, goldens)
+
+
+def assemble(parts: Parts, *, batch_size: int = -1) -> dict[str, onnx.ModelProto]:
+    """Return file name to graph (`batch_size` as in `export_graphs`)."""
+    body, comparator = parts.encoder, parts.comparator
+    graphs = {"encoder.onnx": _join(parts.normalise, body, ["normalised"]), "comparator.onnx": comparator}
+    if parts.golden is not None:
+        graphs["golden.onnx"] = parts.golden
     graphs["pair.onnx"] = _pair_graph(
-        body, graphs.get("golden.onnx"), comparator, image_size=network.image_size, levels=len(test), goldens=goldens
+        body,
+        parts.golden,
+        comparator,
+        image_size=parts.image_size,
+        levels=len(body.graph.output),
+        goldens=parts.goldens,
     )
     if batch_size > 0:
-        _fix_batch(graphs["pair.onnx"], batch_size)
+        fix_batch(graphs["pair.onnx"], batch_size)
     for graph in graphs.values():
         onnx.checker.check_model(graph)
     return graphs
@@ -116,6 +163,8 @@ def _trace(
     opset: int,
 ) -> onnx.ModelProto:
     """Trace a module with a free batch on every input; inner names begin with the name of the part."""
+    if opset == TORCHSCRIPT_OPSET:
+        return _trace_torchscript(part, module, examples, inputs, outputs)
     batch = {0: torch.export.Dim("batch", min=1)}
     free = tuple(tuple(batch for _ in each) if isinstance(each, tuple) else batch for each in examples)
     with _quiet(), _out_of_place(module), torch.no_grad():
@@ -131,6 +180,8 @@ def _trace(
         )
     assert program is not None
     model: onnx.ModelProto = program.model_proto
+    for node in model.graph.node:
+        node.name = f"{_layer_of(node)}/{node.name}"
     # The exporter notes source lines, with the paths of this machine, at every node.
     del model.graph.metadata_props[:]
     del model.graph.value_info[:]
@@ -139,6 +190,40 @@ def _trace(
         each.doc_string = ""
     model.graph.name = part
     return onnx.compose.add_prefix(model, f"{part}/", rename_inputs=False, rename_outputs=False, inplace=True)
+
+
+def _trace_torchscript(
+    part: str,
+    module: nn.Module,
+    examples: tuple[Tensor | tuple[Tensor, ...], ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> onnx.ModelProto:
+    buffer = io.BytesIO()
+    with _quiet(), _out_of_place(module), torch.no_grad():
+        torch.onnx.export(
+            module.eval(),
+            examples,
+            buffer,  # type: ignore[arg-type] # the older exporter takes an open file, too
+            dynamo=False,
+            opset_version=TORCHSCRIPT_OPSET,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "batch"} for name in [*inputs, *outputs]},
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+    model.graph.name = part
+    return onnx.compose.add_prefix(model, f"{part}/", rename_inputs=False, rename_outputs=False, inplace=True)
+
+
+def _layer_of(node: onnx.NodeProto) -> str:
+    """Return the name of the layer that a node computes, which the exporter notes as a list of the layers around it."""
+    noted = {each.key: each.value for each in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "[]")
+    around: list[str] = ast.literal_eval(noted)
+    return around[-2].removeprefix("network.") if len(around) > 1 else ""
 
 
 def _pair_graph(
@@ -229,7 +314,8 @@ def _join(first: onnx.ModelProto, second: onnx.ModelProto, names: Sequence[str])
     return joined
 
 
-def _fix_batch(model: onnx.ModelProto, batch_size: int) -> None:
+def fix_batch(model: onnx.ModelProto, batch_size: int) -> None:
+    """Let a graph take this batch only, in place."""
     for value in [*model.graph.input, *model.graph.output]:
         value.type.tensor_type.shape.dim[0].dim_value = batch_size
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx
 import onnxscript
@@ -21,11 +24,15 @@ from changenet.bundle import (
     sha256,
     write_bundle,
 )
+from changenet.description import ModelDescription
+from changenet.engines.interface import Engine
 from changenet.engines.onnxruntime import OnnxRuntimeEngine, import_onnxruntime
 from changenet.engines.torch import TorchEngine
-from changenet.errors import CheckpointError
-from changenet.export.graphs import MIN_OPSET, export_graphs, supported_opset
+from changenet.errors import CheckpointError, EngineError
+from changenet.export.graphs import MIN_OPSET, export_graphs, fix_batch, supported_opset
 from changenet.export.parity import check_parity, make_pairs
+from changenet.export.qdq import qdq_graphs
+from changenet.quantization.file import QuantizedCheckpoint
 from changenet.training.checkpoint import Checkpoint, build_network
 
 SELFTEST_PAIRS = 2
@@ -40,11 +47,13 @@ class Exported:
         files: Path to size in bytes.
         opset: Of the graphs.
         parity: Agreement with the PyTorch network.
+        precision: Of the graphs.
     """
 
     files: dict[str, int]
     opset: int
     parity: Parity
+    precision: str
 
 
 def export_bundle(
@@ -74,10 +83,8 @@ def export_bundle(
         CheckpointError: The weights do not fit, or something is there that may not be replaced.
         EngineError: ONNX Runtime is not installed, or a graph does not agree with the network: nothing is written.
     """
-    onnxruntime = import_onnxruntime()
-    check_writable(folder, overwrite=overwrite)
-    if onnx_file is not None and not overwrite and storage.exists(onnx_file):
-        raise CheckpointError("exists", where=str(onnx_file), fix="Add --overwrite to replace it.")
+    import_onnxruntime()
+    _check_writable(folder, onnx_file, overwrite=overwrite)
     description = checkpoint.description
     network = build_network(checkpoint)
     opset = supported_opset(opset)
@@ -91,8 +98,111 @@ def export_bundle(
     mean, std = network.arguments["mean"], network.arguments["std"]
     goldens = description.num_golden
     parity = check_parity(engine, reference, shape=shape, mean=mean, std=std, num_golden=goldens, pair_batch=batch_size)
+    return _write(
+        graphs,
+        _Facts(description, weights_digest(checkpoint.state), "fp32", parity, opset, batch_size),
+        folder,
+        scored_by=reference,
+        onnx_file=onnx_file,
+        encryption_key=encryption_key,
+        overwrite=overwrite,
+    )
+
+
+def export_quantized(
+    checkpoint: QuantizedCheckpoint,
+    folder: str | os.PathLike[str],
+    *,
+    onnx_file: str | os.PathLike[str] | None = None,
+    batch_size: int = -1,
+    encryption_key: str | None = None,
+    overwrite: bool = False,
+    force: bool = False,
+) -> Exported:
+    """Write the bundle of a quantized checkpoint, whose decisions are held against those of the one it was made from.
+
+    Args:
+        checkpoint: What to export; the other arguments are those of `export_bundle`.
+        folder: Of the bundle.
+        onnx_file: Of the copy of `pair.onnx`.
+        batch_size: Of `pair.onnx`.
+        encryption_key: Encrypts every model file.
+        overwrite: Replace what an earlier export wrote.
+        force: Also if it decides otherwise more often than was allowed.
+
+    Raises:
+        CheckpointError: It has no ONNX graphs, or something is there that may not be replaced.
+        EngineError: onnxruntime is not installed, or its decisions agree too seldom, and `force` is not given.
+    """
+    import_onnxruntime()
+    if checkpoint.backend == "torchao":
+        what = "a checkpoint quantized by torchao has no ONNX graphs: it runs in PyTorch only"
+        raise CheckpointError(what, fix="Quantize with backend: onnxruntime.")
+    if not checkpoint.agrees and not force:
+        what = "the quantized network was compared with nothing"
+        if checkpoint.agreement is not None:
+            wanted = f"quantize.min_agreement was {checkpoint.min_agreement:g}"
+            what = f"{checkpoint.agreement:.2%} of the quantized network's decisions are the checkpoint's; {wanted}"
+        raise EngineError(what, fix="Quantize fewer layers, or add --force.")
+    _check_writable(folder, onnx_file, overwrite=overwrite)
+    graphs = dict(checkpoint.graphs) or qdq_graphs(checkpoint)
+    pair = onnx.load_from_string(graphs["pair.onnx"])
+    if batch_size > 0:
+        fix_batch(pair, batch_size)
+        graphs["pair.onnx"] = pair.SerializeToString(deterministic=True)
+    opset = next(each.version for each in pair.opset_import if not each.domain)
+    description, precision = checkpoint.description, checkpoint.precision
+    known = checkpoint.max_error is not None and math.isfinite(checkpoint.max_error)
+    return _write(
+        graphs,
+        _Facts(
+            description,
+            checkpoint.weights_sha256,
+            precision,
+            Parity(max_error=checkpoint.max_error if known else None, agreement=checkpoint.agreement),
+            opset,
+            batch_size,
+        ),
+        folder,
+        scored_by=OnnxRuntimeEngine(graphs.__getitem__, description=description, precision=precision),
+        onnx_file=onnx_file,
+        encryption_key=encryption_key,
+        overwrite=overwrite,
+    )
+
+
+def _check_writable(
+    folder: str | os.PathLike[str], onnx_file: str | os.PathLike[str] | None, *, overwrite: bool
+) -> None:
+    check_writable(folder, overwrite=overwrite)
+    if onnx_file is not None and not overwrite and storage.exists(onnx_file):
+        raise CheckpointError("exists", where=str(onnx_file), fix="Add --overwrite to replace it.")
+
+
+class _Facts(NamedTuple):
+    description: ModelDescription
+    weights_sha256: str
+    precision: str
+    parity: Parity
+    opset: int
+    batch_size: int
+
+
+def _write(
+    graphs: Mapping[str, bytes],
+    facts: _Facts,
+    folder: str | os.PathLike[str],
+    *,
+    scored_by: Engine,
+    onnx_file: str | os.PathLike[str] | None,
+    encryption_key: str | None,
+    overwrite: bool,
+) -> Exported:
+    onnxruntime = import_onnxruntime()
+    description, parity, opset = facts.description, facts.parity, facts.opset
+    shape, goldens = description.layout.shape, description.num_golden
     test, golden = make_pairs(SELFTEST_PAIRS, shape, seed=_SELFTEST_SEED, num_golden=goldens)
-    selftest = SelfTest(test, golden, reference.score(test, golden)).to_bytes()
+    selftest = SelfTest(test, golden, scored_by.score(test, golden)).to_bytes()
     stored = {
         name: encryption.seal(graph, encryption_key) if encryption_key else graph for name, graph in graphs.items()
     }
@@ -102,14 +212,14 @@ def export_bundle(
             EngineEntry(
                 name="onnxruntime",
                 runtime="onnxruntime",
-                precision="fp32",
+                precision=facts.precision,
                 sha256={name: sha256(content) for name, content in stored.items()},
                 parity=parity,
             ),
         ),
         selftest_sha256=sha256(selftest),
-        batch_size=batch_size,
-        weights_sha256=weights_digest(checkpoint.state),
+        batch_size=facts.batch_size,
+        weights_sha256=facts.weights_sha256,
         exported_with={
             **{package.__name__: str(package.__version__) for package in (torch, onnx, onnxscript, onnxruntime)},
             "opset": str(opset),
@@ -120,7 +230,7 @@ def export_bundle(
     if onnx_file is not None:
         storage.write_bytes(onnx_file, stored["pair.onnx"])
         sizes[str(onnx_file)] = len(stored["pair.onnx"])
-    return Exported(files=sizes, opset=opset, parity=parity)
+    return Exported(files=sizes, opset=opset, parity=parity, precision=facts.precision)
 
 
 def weights_digest(state: dict[str, torch.Tensor]) -> str:

@@ -48,6 +48,7 @@ def check_parity(
     num_golden: int = 1,
     pair_batch: int = -1,
     seed: int = 20,
+    tolerance: float = TOLERANCE,
 ) -> Parity:
     """Compare an engine with the PyTorch network on fresh pairs, along both roads: split, and the pair graph.
 
@@ -60,9 +61,10 @@ def check_parity(
         num_golden: Goldens a test is compared with.
         pair_batch: The only batch that the pair graph takes; -1 = any.
         seed: Of the pairs.
+        tolerance: Of |score difference| / max(1, |score|).
 
     Raises:
-        EngineError: The scores differ by more than `TOLERANCE`; the message names the tensor that drifts first.
+        EngineError: The scores differ by more than `tolerance`; the message names the tensor that drifts first.
     """
     worst = 0.0
     for batch in sorted({*BATCHES, *([pair_batch] if pair_batch > 0 else [])}):
@@ -73,11 +75,11 @@ def check_parity(
         for road in roads:
             steps = list(road)
             worst = max(worst, steps[-1][1])
-            if not steps[-1][1] <= TOLERANCE:  # also when it is not a number
-                name, error = next(step for step in steps if not step[1] <= TOLERANCE)
+            if not steps[-1][1] <= tolerance:  # also when it is not a number
+                name, error = next(step for step in steps if not step[1] <= tolerance)
                 raise EngineError(
                     f"{engine.name} does not agree with PyTorch at batch {batch}: {name} drifts first, by {error:.1e} "
-                    f"(score by {steps[-1][1]:.1e}, allowed {TOLERANCE:.0e})",
+                    f"(score by {steps[-1][1]:.1e}, allowed {tolerance:.0e})",
                     fix="Nothing was written. Try another export.opset_version.",
                 )
     return Parity(max_error=worst)

@@ -257,7 +257,22 @@ def _quantize(experiment: Experiment) -> Iterator[Finding]:
             f"is {quantize.mode!r}, but quantize.backend is {quantize.backend!r}",
             f"Use {fitting!r}, or leave the mode out.",
         )
+    data = experiment.dataset.classify.quant_calibration_dataset
+    if data.csv_path and not data.images_dir:
+        yield Finding((f"{DATA}.quant_calibration_dataset.images_dir",), "not given", "Name it, beside csv_path.")
+    for number, rule in enumerate(quantize.layers):
+        key = f"quantize.layers[{number}]"
+        tensors = {"weights": rule.weights, "activations": rule.activations}
+        given = {name: tensor.dtype for name, tensor in tensors.items() if tensor is not None}
+        if fitting == "static_ptq" and len(set(given.values())) > 1:
+            what = "has one number format for weights and another for activations"
+            yield Finding((key,), what, f"Give both the same: {quantize.backend} quantizes whole layers.")
+        for name, dtype in given.items():
+            if quantize.backend == "onnxruntime" and dtype not in ("int8", "native"):
+                what = f"is {dtype!r}, but quantize.backend is 'onnxruntime'"
+                yield Finding((f"{key}.{name}.dtype",), what, "Use 'int8'.")
     allowed = {
+        "onnxruntime": ("minmax", "max", "entropy"),
         "modelopt.pytorch": ("minmax", "max", "entropy"),
         "modelopt.onnx": ("minmax", "max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq"),
     }

@@ -29,6 +29,14 @@ class CalibrationImages(Section):
     images_dir: str = Field(default="", description="Folder of pictures for static quantization.")
 
 
+class CalibrationPairs(CalibrationImages):
+    """What static quantization sees. Unset: a sample of the training set."""
+
+    null_is_unset: ClassVar[frozenset[str]] = frozenset({"csv_path", "images_dir"})
+
+    csv_path: str = Field(default="", description="CSV file of pairs; without it each picture is its own golden.")
+
+
 class GridMap(Section):
     """How many lights beside and above each other."""
 
@@ -81,7 +89,7 @@ class ClassifyDataset(Section):
     )
     num_golden: Positive = Field(default=1, description="Goldens a pair; above 1 golden_path is a folder.")
     augmentation_config: ClassifyAugmentation = ClassifyAugmentation()
-    quant_calibration_dataset: CalibrationImages = CalibrationImages()
+    quant_calibration_dataset: CalibrationPairs = CalibrationPairs()
 
 
 class SegmentDataset(Section):

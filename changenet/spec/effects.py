@@ -126,7 +126,11 @@ TABLE: tuple[WithoutEffect, ...] = (
         "concat_type is linear, or there is one light only",
         when=lambda e: len(e.lights) == 1 or e.dataset.classify.concat_type == "linear",
     ),
-    WithoutEffect("dataset.classify.quant_calibration_dataset", YET),
+    WithoutEffect(
+        "dataset.classify.quant_calibration_dataset",
+        "quantize.backend is torchao, which needs none",
+        when=lambda e: e.quantize.backend == "torchao",
+    ),
     WithoutEffect(f"{AUGMENTATION}.with_scale_random_crop", "TAO's classification does not use it either"),
     *(
         WithoutEffect(
@@ -188,7 +192,6 @@ TABLE: tuple[WithoutEffect, ...] = (
         for action in SCORED
         for entry in (
             WithoutEffect(f"{action}.trt_engine", YET),
-            WithoutEffect(f"{action}.is_quantized", YET),
             WithoutEffect(
                 f"{action}.vis_after_n_batches", "this version writes no pictures while it scores", quiet=(1,)
             ),
@@ -199,7 +202,14 @@ TABLE: tuple[WithoutEffect, ...] = (
     WithoutEffect("export.serialize_nvdsinfer", YET),
     WithoutEffect("export.format", "ONNX is written"),
     WithoutEffect("gen_trt_engine", YET, quiet=(1,)),
-    WithoutEffect("quantize", YET, quiet=("weight_only_ptq",)),
+    WithoutEffect("quantize.device", "quantization runs on the CPU", quiet=("cpu",)),
+    WithoutEffect("quantize.backend_kwargs", "the settings of docs/quantization.md are used"),
+    WithoutEffect(
+        "quantize.algorithm",
+        "torchao needs no ranges",
+        quiet=("minmax", "max"),
+        when=lambda e: e.quantize.backend == "torchao",
+    ),
 )
 
 
@@ -270,3 +280,24 @@ def _read_differently(experiment: Experiment) -> Iterator[Notice]:
         if ids != counted[: len(ids)]:
             message = f"{ids} is only counted: CUDA_VISIBLE_DEVICES chooses the GPUs of a machine"
             yield Notice(f"{action}.gpu_ids", message, {f"{action}.gpu_ids": counted})
+    yield from _rules(experiment)
+
+
+def _rules(experiment: Experiment) -> Iterator[Notice]:
+    """Yield what the layer rules of a quantization say and nobody does."""
+    for number, rule in enumerate(experiment.quantize.layers):
+        tensors = {"weights": rule.weights, "activations": rule.activations}
+        for name, tensor in tensors.items():
+            key = f"quantize.layers[{number}].{name}"
+            if tensor is None:
+                continue
+            if name == "activations" and experiment.quantize.backend == "torchao":
+                yield Notice(key, "no effect: torchao quantizes weights only", {key: None})
+                continue
+            if tensor.dtype == "fp8_e5m2":
+                message = "'fp8_e5m2' is read as 'fp8_e4m3fn', which is more accurate for weights"
+                yield Notice(f"{key}.dtype", message, {f"{key}.dtype": "fp8_e4m3fn"})
+            for option in sorted(tensor.model_fields_set - {"dtype"}):
+                if plain(getattr(tensor, option)) not in (None, {}):
+                    message = f"no effect: {experiment.quantize.backend} has its own way to scale"
+                    yield Notice(f"{key}.{option}", message, {f"{key}.{option}": None})

@@ -12,7 +12,7 @@ from changenet.model.catalogue import IMAGENET_MEAN, IMAGENET_STD
 from changenet.spec import encoders
 from changenet.spec.actions import Evaluate, Export, GenTrtEngine, Inference, Scoring
 from changenet.spec.augmentation import Channels
-from changenet.spec.dataset import Dataset, Split
+from changenet.spec.dataset import CalibrationPairs, Dataset, Split
 from changenet.spec.model import Head, Model
 from changenet.spec.quantize import Mode, Quantize
 from changenet.spec.section import Section
@@ -85,15 +85,18 @@ class Experiment(Section):
         section = getattr(self, action, None)
         return getattr(section, "results_dir", None) or join(self.results_dir, action)
 
-    def files(self, *splits: str) -> tuple[Split, ...]:
-        """Return the CSV file and the folder of pictures of `train`, `validation`, `test` or `infer` sets.
+    def files(self, *splits: str) -> tuple[Split | CalibrationPairs, ...]:
+        """Return the CSV file and the folder of pictures of `train`, `validation`, `test`, `infer` or `calibration` sets.
 
         Raises:
             SpecError: They are not given.
         """
         data = self.dataset.classify
-        found: dict[str, Split] = {
-            f"dataset.classify.{name}_dataset": getattr(data, f"{name}_dataset") for name in splits
+        sections = {
+            name: "quant_calibration_dataset" if name == "calibration" else f"{name}_dataset" for name in splits
+        }
+        found: dict[str, Split | CalibrationPairs] = {
+            f"dataset.classify.{section}": getattr(data, section) for section in sections.values()
         }
         missing = [
             Problem("not given", f"{key}.{name}", "Name it.")

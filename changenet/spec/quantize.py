@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from changenet.spec.section import FrozenMapping, Integer, Options, Section
+from changenet.spec.section import FrozenMapping, Integer, Number, Options, Section
 
-Backend = Literal["torchao", "modelopt.pytorch", "modelopt.onnx"]
+Backend = Literal["torchao", "onnxruntime", "modelopt.pytorch", "modelopt.onnx"]
 Mode = Literal["weight_only_ptq", "static_ptq"]
 Algorithm = Literal["minmax", "max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq"]
 
@@ -39,7 +39,7 @@ class Quantize(Section):
 
     backend: Backend = Field(default="torchao", description="The package that quantizes.")
     mode: Mode | None = Field(
-        default=None, description="weight_only_ptq (torchao) or static_ptq (modelopt). Unset: what fits the backend."
+        default=None, description="weight_only_ptq (torchao) or static_ptq (the others). Unset: what fits the backend."
     )
     algorithm: Algorithm = Field(default="minmax", description="How ranges are found; torchao ignores it.")
     layers: tuple[LayerRule, ...] = Field(
@@ -49,6 +49,9 @@ class Quantize(Section):
     model_path: str = Field(default="", description="The checkpoint, or ONNX file, to quantize.")
     results_dir: str = Field(default="", description="Output folder of this action. Unset: results_dir/quantize.")
     backend_kwargs: Options = Field(default_factory=FrozenMapping, description="Options for the backend.")
+    min_agreement: Annotated[Number, Field(ge=0, le=1)] = Field(
+        default=0.99, description="Share of decisions that must stay as they are, or export refuses the result."
+    )
     device: str = Field(
         default="cuda", pattern=r"^(cpu|trt|cuda(:\d+)?)$", description="Where it runs: cpu, cuda, cuda:N or trt."
     )

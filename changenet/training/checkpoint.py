@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from changenet.model.tao_file import TaoCheckpoint
 
 FORMAT = "changenet-checkpoint"
+QUANTIZED_FORMAT = "changenet-quantized"
 FORMAT_VERSION = 1
 
 Describe: TypeAlias = Callable[["TaoCheckpoint"], ModelDescription]
@@ -83,7 +84,14 @@ def load_checkpoint(path: str, *, encryption_key: str | None = None, describe: D
             or a TAO checkpoint that nobody describes or whose tensors do not fit the network described.
         SpecError: What `describe` raises.
     """
-    values = read_pickled(encryption.read_model(path, encryption_key), where=path)
+    return checkpoint_from(read_pickled(encryption.read_model(path, encryption_key), where=path), path, describe)
+
+
+def checkpoint_from(values: Any, path: str, describe: Describe | None = None) -> Checkpoint:
+    """Return the checkpoint that a file's content is (arguments and errors as `load_checkpoint`)."""
+    if isinstance(values, dict) and values.get("format") == QUANTIZED_FORMAT:
+        what = "is a quantized checkpoint, which only evaluate and inference take"
+        raise CheckpointError(what, where=path, fix="Name the checkpoint that it was made from.")
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         return _from_tao(values, path, describe)
     version = values.get("format_version")

@@ -88,6 +88,15 @@ def checkpoint_file(checkpoint: Any, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
+def parts(checkpoint: Any) -> Any:
+    """Return the traced pieces of the tiny network."""
+    from changenet.export.graphs import trace_parts
+    from changenet.training.checkpoint import build_network
+
+    return trace_parts(build_network(checkpoint))
+
+
+@pytest.fixture(scope="session")
 def bundle_folder(checkpoint: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an exported bundle, with `model.onnx` beside it; tests that change it work on a copy."""
     from changenet.export.onnx import export_bundle

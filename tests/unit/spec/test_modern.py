@@ -108,7 +108,6 @@ def test_every_change_has_a_comment(modern: Any, old: Path) -> None:
 
 def test_what_a_later_version_does_is_kept(modern: Any, old: Path) -> None:
     text, after = modern(old)
-    assert after.experiment.quantize.layers[0].weights.dtype == "fp8_e5m2"
     assert after.experiment.gen_trt_engine.tensorrt.data_type == "fp16"
     assert any(YET in warning for warning in load_spec(old).warnings)
     assert f"# kept: {YET}" in text
