@@ -19,7 +19,9 @@ from changenet.data.calibration import Pairs, batches
 from changenet.data.pairs import PairSource
 from changenet.engines import engine_of
 from changenet.errors import EngineError, SpecError
-from changenet.evaluation.comparison import Comparison, compare_engines
+from changenet.evaluation.comparison import compare_engines
+from changenet.evaluation.cost import BATCHES, measure
+from changenet.evaluation.report.wording import number
 from changenet.model.network import ChangeNet
 from changenet.quantization import modelopt, torchao
 from changenet.quantization.file import QuantizedCheckpoint, save_quantized
@@ -66,34 +68,27 @@ def run(spec: str, overrides: Sequence[str] = ()) -> int:
         problems = list(contradictions(experiment, checkpoint.description, path))
         if problems:
             raise SpecError(problems)
-        compared_with = _pairs_to_compare(experiment, checkpoint)
-        quantized, graphs = BACKENDS[backend](experiment, checkpoint, build_network(checkpoint))
-        figures: dict[str, Any] = {"checkpoint": path, "backend": backend, "layers": quantized.layers}
-        if compared_with is not None:
-            name, pairs, rows = compared_with
-            candidate = engine_of(replace(quantized, graphs=graphs))
-            found = compare_engines(
-                engine_of(checkpoint), candidate, _shown("Comparing", pairs, rows), checkpoint.description
-            )
-            quantized = quantized.compared(found.agreement, found.max_error)
-            figures |= {"set": name, "pairs": len(rows), **_figures(checkpoint, quantized, found, pairs, rows)}
+        quantized, graphs, float_graphs = BACKENDS[backend](experiment, checkpoint, build_network(checkpoint))
+        quantized, figures = _compare(experiment, checkpoint, quantized, graphs)
         files = _save(action, quantized, graphs, key)
+        figures = {"checkpoint": path, "backend": backend, "layers": quantized.layers, **figures}
+        figures["engines"] = _engines(
+            checkpoint, quantized, graphs, float_graphs, figures.pop("judged"), (path, files[-1])
+        )
         storage.write_text(action.path("comparison.json"), json.dumps(figures, indent=2, allow_nan=False) + "\n")
-        title = f"{len(quantized.layers)} layers in {quantized.precision}"
-        sizes = [(file, f"{storage.size(file) / 1e6:,.2f}") for file in (path, *files)]
-        out.print(result_table(title, ("file", "MB"), sizes))
-        _tell(quantized, figures)
+        _tell(quantized, figures, files)
         logger.info("Quantized in %.1f s.", time.perf_counter() - started)
     return 0
 
 
-Quantized = tuple[QuantizedCheckpoint, dict[str, bytes]]  # what is written, and its graphs by file name
+Graphs = dict[str, bytes]
+Quantized = tuple[QuantizedCheckpoint, Graphs, Graphs]  # what is written, its graphs, and those of floats, by file name
 
 
 def _torchao(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
     layers = _layers(experiment, network, torchao.quantizable)
     torchao.quantize_weights(network, layers)
-    return _described(experiment, checkpoint, layers, state=torchao.take_apart(network, layers)), {}
+    return _described(experiment, checkpoint, layers, state=torchao.take_apart(network, layers)), {}, {}
 
 
 def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
@@ -111,9 +106,9 @@ def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet
     quantized = _described(experiment, checkpoint, done, state=modelopt.take_apart(network))
     if quantized.precision != "int8":
         logger.warning("Only int8 becomes ONNX: quantized_model.onnx is not written.")
-        return quantized, {}
+        return quantized, {}, {}
     logger.info("Tracing %s.", checkpoint.description.network["backbone"])
-    return quantized, qdq_graphs(quantized)
+    return quantized, qdq_graphs(quantized), {}
 
 
 def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
@@ -123,15 +118,16 @@ def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: Change
     layers = _layers(experiment, network, quantizable)
     pairs, rows = factory.calibration_pairs(experiment, checkpoint.description)
     logger.info("Tracing %s.", checkpoint.description.network["backbone"])
+    floats = trace_parts(network)
     parts, done = quantize_parts(
-        trace_parts(network),
-        layers,
-        _shown("Calibrating", pairs, rows),
-        entropy=experiment.quantize.algorithm == "entropy",
+        floats, layers, _shown("Calibrating", pairs, rows), entropy=experiment.quantize.algorithm == "entropy"
     )
-    graphs = {name: graph.SerializeToString(deterministic=True) for name, graph in assemble(parts).items()}
+    before, after = (
+        {name: graph.SerializeToString(deterministic=True) for name, graph in assemble(each).items()}
+        for each in (floats, parts)
+    )
     chosen = {name: dtype for name, dtype in layers.items() if name in done}
-    return _described(experiment, checkpoint, chosen, graphs=graphs), graphs
+    return _described(experiment, checkpoint, chosen, graphs=after), after, before
 
 
 BACKENDS: dict[str, Callable[[Experiment, Checkpoint, ChangeNet], Quantized]] = {
@@ -184,22 +180,59 @@ def _shown(title: str, pairs: Pairs, rows: Sequence[int]) -> Iterator[tuple[Any,
             bar.advance(task, len(test))
 
 
-def _figures(
-    checkpoint: Checkpoint, quantized: QuantizedCheckpoint, found: Comparison, pairs: PairSource, rows: list[int]
-) -> dict[str, Any]:
-    """Return the part of `comparison.json` that the pairs tell."""
-    description, annotations = checkpoint.description, pairs.annotations
-    is_defect = None if annotations.labels is None else annotations.is_defect[rows]
+def _compare(
+    experiment: Experiment, checkpoint: Checkpoint, quantized: QuantizedCheckpoint, graphs: Graphs
+) -> tuple[QuantizedCheckpoint, dict[str, Any]]:
+    """Return the quantized checkpoint, which now says how well it agrees, and that part of `comparison.json`."""
+    compared_with = _pairs_to_compare(experiment, checkpoint)
+    if compared_with is None:
+        return quantized, {"judged": ({}, {})}
+    name, pairs, rows = compared_with
+    description = checkpoint.description
+    reference, candidate = engine_of(checkpoint), engine_of(replace(quantized, graphs=graphs))
+    found = compare_engines(reference, candidate, _shown("Comparing", pairs, rows), description)
+    quantized = quantized.compared(found.agreement, found.max_error)
+    is_defect = None if pairs.annotations.labels is None else pairs.annotations.is_defect[rows]
     difference = found.max_difference
-    return {
+    return quantized, {
+        "set": name,
+        "pairs": len(rows),
         "threshold": description.threshold.value,
         "agreement": found.agreement,
         "min_agreement": quantized.min_agreement,
         "agrees": quantized.agrees,
         "max_score_difference": difference if np.isfinite(difference) else None,
-        "float": {"precision": "fp32", **found.reference.figures(description, is_defect)},
-        "quantized": {"precision": quantized.precision, **found.candidate.figures(description, is_defect)},
+        "judged": (
+            found.reference.figures(description, is_defect),
+            found.candidate.figures(description, is_defect),
+        ),
     }
+
+
+def _engines(
+    checkpoint: Checkpoint,
+    quantized: QuantizedCheckpoint,
+    graphs: Graphs,
+    float_graphs: Graphs,
+    judged: tuple[dict[str, Any], dict[str, Any]],
+    files: tuple[str, str],
+) -> list[dict[str, Any]]:
+    """Return a row an engine and precision: what it decides, and what it costs."""
+    runtime = "onnxruntime" if graphs else "torch"
+    rows: list[tuple[str, str, Checkpoint | QuantizedCheckpoint, int, dict[str, Any]]] = [
+        ("torch", "fp32", checkpoint, storage.size(files[0]), judged[0])
+    ]
+    if float_graphs:  # of the same scores, to tell what the runtime gives from what the integers give
+        floats = replace(quantized, graphs=float_graphs, layers={"": "fp32"})
+        rows.append((runtime, "fp32", floats, len(float_graphs[PAIR_GRAPH]), judged[0]))
+    size = len(graphs[PAIR_GRAPH]) if graphs else storage.size(files[1])
+    rows.append((runtime, quantized.precision, replace(quantized, graphs=graphs), size, judged[1]))
+    found = []
+    for engine, precision, model, size, figures in rows:
+        logger.info("Measuring %s %s.", engine, precision)
+        known = {"engine": engine, "precision": precision, "size_mb": round(size / 1e6, 3)}
+        found.append({**known, **measure(model).to_dict(), **figures})
+    return found
 
 
 def _save(action: Action, quantized: QuantizedCheckpoint, graphs: dict[str, bytes], key: str | None) -> list[str]:
@@ -214,14 +247,26 @@ def _save(action: Action, quantized: QuantizedCheckpoint, graphs: dict[str, byte
     return files
 
 
-def _tell(quantized: QuantizedCheckpoint, figures: dict[str, Any]) -> None:
+def _tell(quantized: QuantizedCheckpoint, figures: dict[str, Any], files: list[str]) -> None:
+    rows = [
+        (
+            f"{row['engine']} {row['precision']}",
+            f"{row['size_mb']:,.2f}",
+            *(f"{milliseconds:,.1f}" for milliseconds in row["latency_ms"].values()),
+            f"{row['pairs_per_second']:,.1f}",
+            "" if row["memory_mb"] is None else f"{row['memory_mb']:,.0f}",
+            number(row.get("auroc")),
+        )
+        for row in figures["engines"]
+    ]
+    columns = ("engine", "MB", *(f"ms, batch {batch}" for batch in BATCHES), "pairs/s", "memory, MB", "AUROC")
+    out.print(result_table(f"{len(quantized.layers)} layers in {quantized.precision}", columns, rows))
+    for path in files:
+        out.print(path, soft_wrap=True)
     if quantized.agreement is None:
-        logger.warning("The spec names no validation, test or training set: nothing was compared.")
+        logger.warning("The spec names no validation, test or training set: no decisions were compared.")
         return
-    out.print(
-        f"{quantized.agreement:.2%} of the decisions on {figures['pairs']:,} pairs are those of the checkpoint.",
-        highlight=False,
-    )
+    out.print(f"{quantized.agreement:.2%} of the decisions on {figures['pairs']:,} pairs are those of the checkpoint.")
     if not quantized.agrees:
         logger.warning(
             "That is less than quantize.min_agreement (%g): try other layers or entropy. Export refuses it.",

@@ -21,7 +21,7 @@ MARKER = ".changenet-quickstart"  # says that the folder is ours to make anew
 
 
 def run(folder: str, *, seed: int = 0) -> int:
-    """Generate boards, check, train, evaluate, infer, export, serve; print a table and where everything lies.
+    """Generate boards, check, train, evaluate, infer, export, quantize, serve; print a table and where everything lies.
 
     A folder that an earlier quickstart made is made anew, so that the same seed gives the same result.
 
@@ -29,12 +29,17 @@ def run(folder: str, *, seed: int = 0) -> int:
         DataError: The folder holds something else.
         ChangeNetError: A step failed, or the service's scores are not those of `inference.csv`.
     """
-    from ray_jobs import check, cluster, evaluate, export, inference, sample, train
+    from ray_jobs import check, cluster, evaluate, export, inference, quantize, sample, train
 
     home = _fresh(Path(folder))
     spec, results = str(home / "data" / "spec.yaml"), home / "results"
     overrides = [f"results_dir={results}"] + [
         f"{action}.checkpoint={results}/train/model_best.pth" for action in ("evaluate", "inference", "export")
+    ]
+    in_int8 = [
+        f"quantize.model_path={results}/train/model_best.pth",
+        "quantize.backend=onnxruntime",
+        "quantize.layers=[{module_name: '*', weights: {dtype: int8}}]",
     ]
     steps: list[tuple[str, Callable[[], int | None], Callable[[], str]]] = [
         (
@@ -47,6 +52,7 @@ def run(folder: str, *, seed: int = 0) -> int:
         ("evaluate", lambda: evaluate.run(spec, overrides), lambda: _evaluated(results)),
         ("inference", lambda: inference.run(spec, overrides), lambda: _inferred(results)),
         ("export", lambda: export.run(spec, overrides), lambda: _exported(results)),
+        ("quantize", lambda: quantize.run(spec, [*overrides, *in_int8]), lambda: _quantized(results)),
         ("serve", lambda: None, lambda: _served(home, results)),
     ]
     rows = []
@@ -74,6 +80,7 @@ def run(folder: str, *, seed: int = 0) -> int:
         ("report", results / "evaluate" / "report.html"),
         ("decisions", results / "inference" / "inference.csv"),
         ("bundle", results / "export" / "bundle"),
+        ("float and int8", results / "quantize" / "comparison.json"),
     ):
         out.print(f"{what:18}{path}", soft_wrap=True)
     out.print(f"Serve it:         changenet serve --model boards={results}/export/bundle", soft_wrap=True)
@@ -116,6 +123,15 @@ def _exported(results: Path) -> str:
     manifest = json.loads((results / "export" / "bundle" / "manifest.json").read_text(encoding="utf-8"))
     error = max(engine["parity"]["max_error"] for engine in manifest["engines"])
     return f"ONNX agrees with PyTorch to {error:.0e}"
+
+
+def _quantized(results: Path) -> str:
+    figures = json.loads((results / "quantize" / "comparison.json").read_text(encoding="utf-8"))
+    floats, integers = figures["engines"][-2:]
+    return (
+        f"int8 decides {figures['agreement']:.1%} of {figures['pairs']} pairs alike; {floats['size_mb']:.1f} -> "
+        f"{integers['size_mb']:.1f} MB, {floats['pairs_per_second']:.0f} -> {integers['pairs_per_second']:.0f} pairs/s"
+    )
 
 
 def _served(home: Path, results: Path) -> str:

@@ -19,9 +19,10 @@ def test_the_whole_road_decides_well_again_and_again_and_a_used_folder_is_safe(t
         assert answer.returncode == 0, answer.stderr
         decisions.append((results / "inference" / "inference.csv").read_bytes())
     assert decisions[0] == decisions[1], "the same seed gives the same result"
-    for step in ("sample", "check", "train", "evaluate", "inference", "export", "serve"):
+    for step in ("sample", "check", "train", "evaluate", "inference", "export", "quantize", "serve"):
         assert step in answer.stdout
     assert "HTTP answers" in answer.stdout
+    assert json.loads((results / "quantize" / "comparison.json").read_text())["agreement"] >= 0.95
     figures = json.loads((results / "evaluate" / "metrics.json").read_text())
     assert figures["auroc"] >= 0.99
 

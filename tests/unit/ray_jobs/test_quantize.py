@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import yaml
 
 import changenet
 from changenet.bundle import read_bundle
+from changenet.engines import engine_of
 from changenet.errors import CheckpointError, EngineError, SpecError
+from changenet.evaluation.cost import Cost
 from changenet.export import graphs
 from changenet.spec import load_spec
 from ray_jobs import export, quantize
@@ -17,6 +20,19 @@ from ray_jobs.trained import TrainedNetwork
 
 GRAPHS = ["quantize.backend=onnxruntime", "quantize.layers=[{module_name: '*', weights: {dtype: int8}}]"]
 ALL = "quantize.layers=[{module_name: Linear, weights: {dtype: int8}}]"
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return what would have been measured, in a process each: that has a test of its own."""
+    models: list[Any] = []
+
+    def note(model: Any) -> Cost:
+        models.append(model)
+        return Cost({"1": 2.0, "8": 10.0}, 800.0, 500.0)
+
+    monkeypatch.setattr(quantize, "measure", note)
+    return models
 
 
 @pytest.fixture
@@ -90,14 +106,24 @@ def with_pairs(spec: str, pair_folder: Path, parts, monkeypatch: pytest.MonkeyPa
     return spec
 
 
-def test_onnxruntime_writes_graphs_that_evaluate_reads_and_export_bundles(with_pairs, pairs, tmp_path, capsys) -> None:
+def test_onnxruntime_writes_graphs_that_evaluate_reads_and_export_bundles(
+    with_pairs, pairs, measured, tmp_path, capsys
+) -> None:
     assert quantize.run(with_pairs, [*GRAPHS, "quantize.min_agreement=0.5"]) == 0
     folder = tmp_path / "results" / "quantize"
     figures = json.loads((folder / "comparison.json").read_text())
     assert figures["pairs"] == 24
     assert figures["agrees"] is True
-    assert figures["quantized"]["precision"] == "int8"
-    assert 0 <= figures["float"]["auroc"] <= 1
+    rows = figures["engines"]
+    names = [(row["engine"], row["precision"]) for row in rows]
+    assert names == [("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8")]
+    assert rows[0]["auroc"] == rows[1]["auroc"]
+    assert 0 <= rows[2]["auroc"] <= 1
+    assert rows[2]["size_mb"] < rows[1]["size_mb"]
+    assert rows[2]["pairs_per_second"] == 800
+    before, after = (engine_of(model).score(*pairs) for model in measured[1:])
+    np.testing.assert_allclose(before, engine_of(measured[0]).score(*pairs), atol=1e-4)
+    assert 0 < np.abs(after - before).max() < 0.5
     assert 0 < figures["max_score_difference"] < 0.5
     path = str(folder / "quantized_model_onnxruntime.pth")
     loaded = load_spec(with_pairs, ["evaluate.is_quantized=true", f"evaluate.checkpoint={path}"])
@@ -153,8 +179,7 @@ def test_a_torch_checkpoint_is_no_bundle(spec, tmp_path) -> None:
         export.run(spec, [f"export.checkpoint={path}"], force=True)
 
 
-def test_modelopt_writes_a_checkpoint_and_qdq_graphs(with_pairs, pairs, tmp_path, monkeypatch) -> None:
-    monkeypatch.undo()  # traced by another exporter
+def test_modelopt_writes_a_checkpoint_and_qdq_graphs(with_pairs, pairs, tmp_path) -> None:
     layers = "[{module_name: '*', weights: {dtype: int8}, activations: {dtype: int8}}]"
     chosen = ["quantize.backend=modelopt", f"quantize.layers={layers}", "quantize.min_agreement=0.5"]
     assert quantize.run(with_pairs, chosen) == 0

@@ -1,0 +1,101 @@
+"""What a trained network costs to run: time and memory, measured in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import time
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from changenet.engines import engine_of
+from changenet.engines.interface import Engine
+from changenet.errors import EngineError
+from changenet.quantization.file import QuantizedCheckpoint
+from changenet.training.checkpoint import Checkpoint
+
+BATCHES = (1, 8)
+SECONDS = 1.0  # of measuring a batch, about
+_RUNS = 5  # at least
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a process of its own needed.
+
+    Args:
+        latency_ms: Median milliseconds of scoring a batch, by its pairs, goldens encoded each time.
+        pairs_per_second: At the largest batch.
+        memory_mb: Most memory that the process held, in MB, Python and the runtimes included; None where the operating
+            system does not say.
+    """
+
+    latency_ms: dict[str, float]
+    pairs_per_second: float
+    memory_mb: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def measure(checkpoint: Checkpoint | QuantizedCheckpoint) -> Cost:
+    """Load a network in a new process and score noise with it, on all CPUs.
+
+    Raises:
+        EngineError: The process ended without an answer, which happens when there is not enough memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    # As bytes: tensors would go through shared memory, of which containers have little.
+    process = context.Process(target=_answer, args=(theirs, pickle.dumps(checkpoint)), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        found: Cost = ours.recv()
+    except EOFError as error:
+        raise EngineError("the process that measures ended early", fix="Is there enough memory?") from error
+    finally:
+        process.join()
+    return found
+
+
+def _answer(pipe: Connection, pickled: bytes) -> None:
+    checkpoint: Checkpoint | QuantizedCheckpoint = pickle.loads(pickled)  # noqa: S301 - of the process that started us
+    engine, description = engine_of(checkpoint), checkpoint.description
+    shape, goldens = description.layout.shape, description.num_golden
+    latency = {str(batch): _median(engine, batch, shape, goldens) for batch in BATCHES}
+    largest = BATCHES[-1]
+    pipe.send(
+        Cost(
+            latency_ms={batch: round(1000 * seconds, 3) for batch, seconds in latency.items()},
+            pairs_per_second=round(largest / latency[str(largest)], 1),
+            memory_mb=_peak(),
+        )
+    )
+
+
+def _median(engine: Engine, batch: int, shape: tuple[int, int, int], goldens: int) -> float:
+    random = np.random.default_rng(batch)
+    test = random.integers(0, 256, (batch, *shape), dtype=np.uint8)
+    golden = random.integers(0, 256, (batch, *((goldens,) if goldens > 1 else ()), *shape), dtype=np.uint8)
+    engine.score(test, golden)  # the first call prepares
+    times: list[float] = []
+    while len(times) < _RUNS or sum(times) < SECONDS:
+        began = time.perf_counter()
+        engine.score(test, golden)
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+def _peak() -> float | None:
+    # Not `getrusage`: it counts what the process was before it became this program.
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    (line,) = (line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
+    return round(int(line.split()[1]) * 1024 / 1e6, 1)
