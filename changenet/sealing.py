@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from changenet import encryption, storage
-from changenet.bundle import SELFTEST, is_bundle, read_bundle, sha256, write_bundle
+from changenet.bundle import is_bundle, read_bundle, sha256, write_bundle
 from changenet.errors import CheckpointError
 from changenet.signing import SIGNATURE
 
@@ -79,7 +79,7 @@ def _reseal_file(source: str, target: str, passphrase: str, *, encrypt: bool) ->
 
 def _reseal_bundle(source: str, target: str, passphrase: str, *, encrypt: bool) -> Resealed:
     bundle = read_bundle(source, encryption_key=passphrase)
-    names = [name for name in bundle.manifest.sha256 if name != SELFTEST]
+    names = list(dict.fromkeys(name for engine in bundle.manifest.engines for name in engine.sha256))
     _check_state([encryption.is_sealed(storage.join(source, name)) for name in names], source, encrypt=encrypt)
     plain = {name: bundle.read(name) for name in names}
     stored = {name: encryption.seal(content, passphrase) for name, content in plain.items()} if encrypt else plain
@@ -88,8 +88,8 @@ def _reseal_bundle(source: str, target: str, passphrase: str, *, encrypt: bool) 
         for engine in bundle.manifest.engines
     )
     signed = storage.exists(storage.join(source, SIGNATURE))
-    files = {**stored, SELFTEST: bundle.read(SELFTEST)}
-    write_bundle(target, replace(bundle.manifest, engines=engines), files, overwrite=True)
+    others = {name: bundle.read(name) for name in bundle.manifest.sha256 if name not in stored}
+    write_bundle(target, replace(bundle.manifest, engines=engines), {**others, **stored}, overwrite=True)
     return Resealed(target, len(names), sum(map(len, plain.values())), signature_lost=signed)
 
 
