@@ -56,12 +56,6 @@ def exists(path: str | os.PathLike[str]) -> bool:
     return bool(file_system.exists(inside))
 
 
-def size(path: str | os.PathLike[str]) -> int:
-    """Return the bytes of a file."""
-    file_system, inside = fsspec.core.url_to_fs(str(path))
-    return int(file_system.size(inside))
-
-
 def names_inside(folder: str | os.PathLike[str]) -> list[str]:
     """Return the names in a folder, sorted; none where it is no folder."""
     file_system, inside = fsspec.core.url_to_fs(str(folder))

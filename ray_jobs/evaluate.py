@@ -133,7 +133,7 @@ def _provenance(trained: TrainedNetwork, source: PairSource, threshold: Threshol
     lights = ", ".join(light or "one light" for light in description.layout.lights)
     return {
         "Network": trained.file.path,
-        "Engine": trained.engine,
+        "Engine": f"{trained.engine}, {trained.precision}",
         "Encoder": f"{description.network.get('backbone')}, {description.difference_module}",
         "Pictures": f"{lights}; {description.layout.width} x {description.layout.height} pixels, {columns} x {rows}",
         "Threshold": "; ".join(parts),

@@ -72,9 +72,7 @@ def run(spec: str, overrides: Sequence[str] = ()) -> int:
         quantized, figures = _compare(experiment, checkpoint, quantized, graphs)
         files = _save(action, quantized, graphs, key)
         figures = {"checkpoint": path, "backend": backend, "layers": quantized.layers, **figures}
-        figures["engines"] = _engines(
-            checkpoint, quantized, graphs, float_graphs, figures.pop("judged"), (path, files[-1])
-        )
+        figures["engines"] = _engines(checkpoint, quantized, graphs, float_graphs, figures.pop("judged"))
         storage.write_text(action.path("comparison.json"), json.dumps(figures, indent=2, allow_nan=False) + "\n")
         _tell(quantized, figures, files)
         logger.info("Quantized in %.1f s.", time.perf_counter() - started)
@@ -215,17 +213,16 @@ def _engines(
     graphs: Graphs,
     float_graphs: Graphs,
     judged: tuple[dict[str, Any], dict[str, Any]],
-    files: tuple[str, str],
 ) -> list[dict[str, Any]]:
     """Return a row an engine and precision: what it decides, and what it costs."""
     runtime = "onnxruntime" if graphs else "torch"
     rows: list[tuple[str, str, Checkpoint | QuantizedCheckpoint, int, dict[str, Any]]] = [
-        ("torch", "fp32", checkpoint, storage.size(files[0]), judged[0])
+        ("torch", "fp32", checkpoint, _weights(checkpoint), judged[0])
     ]
     if float_graphs:  # of the same scores, to tell what the runtime gives from what the integers give
         floats = replace(quantized, graphs=float_graphs, layers={"": "fp32"})
         rows.append((runtime, "fp32", floats, len(float_graphs[PAIR_GRAPH]), judged[0]))
-    size = len(graphs[PAIR_GRAPH]) if graphs else storage.size(files[1])
+    size = len(graphs[PAIR_GRAPH]) if graphs else _weights(quantized)
     rows.append((runtime, quantized.precision, replace(quantized, graphs=graphs), size, judged[1]))
     found = []
     for engine, precision, model, size, figures in rows:
@@ -233,6 +230,10 @@ def _engines(
         known = {"engine": engine, "precision": precision, "size_mb": round(size / 1e6, 3)}
         found.append({**known, **measure(model).to_dict(), **figures})
     return found
+
+
+def _weights(checkpoint: Checkpoint | QuantizedCheckpoint) -> int:
+    return sum(tensor.nbytes for tensor in checkpoint.state.values())
 
 
 def _save(action: Action, quantized: QuantizedCheckpoint, graphs: dict[str, bytes], key: str | None) -> list[str]:

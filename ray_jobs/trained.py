@@ -50,6 +50,7 @@ class TrainedNetwork:
     Attributes:
         file: How workers open it.
         engine: The engine that runs it.
+        precision: Of its weights.
         description: What it says about itself.
 
     Raises:
@@ -68,8 +69,9 @@ class TrainedNetwork:
         self.file = ModelFile(path, getattr(experiment, action).engine, experiment.encryption_key, describe=describe)
         inspector = self.file.load()
         self.engine, self.description = inspector.engine_name, inspector.description
+        self.precision = inspector.engine.precision
         problems = list(contradictions(experiment, self.description, path))
-        if getattr(experiment, action).is_quantized and inspector.engine.precision == "fp32":
+        if getattr(experiment, action).is_quantized and self.precision == "fp32":
             what = f"is true, but {path} is not quantized"
             problems.append(Problem(what, f"{action}.is_quantized", "Name what changenet quantize wrote."))
         if problems:

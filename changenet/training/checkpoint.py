@@ -90,7 +90,7 @@ def load_checkpoint(path: str, *, encryption_key: str | None = None, describe: D
 def checkpoint_from(values: Any, path: str, describe: Describe | None = None) -> Checkpoint:
     """Return the checkpoint that a file's content is (arguments and errors as `load_checkpoint`)."""
     if isinstance(values, dict) and values.get("format") == QUANTIZED_FORMAT:
-        what = "is a quantized checkpoint, which only evaluate and inference take"
+        what = "is a quantized checkpoint, which can be scored with and exported, but not trained or quantized again"
         raise CheckpointError(what, where=path, fix="Name the checkpoint that it was made from.")
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         return _from_tao(values, path, describe)

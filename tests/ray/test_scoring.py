@@ -25,10 +25,11 @@ from changenet.data.lights import PictureLayout
 from changenet.data.pairs import PairSource
 from changenet.description import BINARY_CLASSES, ModelDescription, Threshold
 from changenet.errors import DataError
+from changenet.evaluation.cost import Cost
 from changenet.inspection import Inspector
 from changenet.model.network import ChangeNet
 from changenet.training.checkpoint import Checkpoint, save_checkpoint
-from ray_jobs import evaluate, inference
+from ray_jobs import evaluate, inference, quantize
 from ray_jobs.scorer import ModelFile
 from ray_jobs.scoring import score_rows, write_scores
 from ray_jobs.workers import Workers
@@ -167,6 +168,32 @@ def test_evaluate_finishes_good_rows_then_lists_the_bad_ones(
     assert status[-1]["status"] == "FAILURE"
     kpis = next(line["kpi"] for line in status if "kpi" in line)
     assert kpis == pytest.approx(figures["tao"], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torchao", "onnxruntime"])
+def test_a_quantized_network_is_scored_by_every_worker(
+    board: Path, checkpoint: Checkpoints, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setattr(quantize, "measure", lambda _: Cost({"1": 1.0, "8": 1.0}, 1.0, None))
+    rule = {"module_name": "*", "weights": {"dtype": "int8"}}
+    quantization = {"model_path": checkpoint(), "backend": backend, "layers": [rule]}
+    split = {"csv_path": str(board / "pairs.csv"), "images_dir": str(board / "images")}
+    path = str(board / "results" / "quantize" / f"quantized_model_{backend}.pth")
+    scoring = {"checkpoint": path, "is_quantized": True}
+    spec = write_spec(
+        board, path, quantize=quantization, data={"train_dataset": split}, evaluate=scoring, inference=scoring
+    )
+    assert quantize.run(spec) == 0
+    assert evaluate.run(spec) == 0
+    assert inference.run(spec) == 0
+    results = board / "results"
+    assert "int8" in (results / "evaluate" / "report.html").read_text()
+    inspector, source = Inspector.load(path), pairs_of(board)
+    alone = [inspector.inspect_arrays(*(picture[None] for picture in source.read(row)))[0] for row in range(ROWS)]
+    for action in ("evaluate", "inference"):
+        scores = [float(row["siamese_score"]) for row in read_csv(results / action / f"{action}.csv")]
+        assert scores == pytest.approx([verdict.score for verdict in alone], abs=1e-5)
 
 
 @pytest.mark.slow
