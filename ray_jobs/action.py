@@ -11,7 +11,7 @@ from types import FrameType, TracebackType
 import yaml
 
 from changenet import storage
-from changenet.errors import ChangeNetError, CheckpointError, DataError, EngineError, SpecError
+from changenet.errors import ChangeNetError, CheckpointError, DataError, EngineError, Problem, SpecError
 from changenet.spec import Experiment, load_spec
 from ray_jobs.status import StatusLog
 
@@ -64,6 +64,8 @@ class Action(contextlib.AbstractContextManager["Action"]):
         return storage.join(self.folder, *names)
 
     def __enter__(self) -> Action:
+        if self._fresh:
+            self._check_fresh()
         self._lock.__enter__()
         if self._fresh and (aside := storage.set_aside(self.folder)):
             logger.info("What was in %s is in %s now.", self.folder, aside)
@@ -71,6 +73,15 @@ class Action(contextlib.AbstractContextManager["Action"]):
         storage.write_text(self.path("experiment.yaml"), yaml.safe_dump(self.experiment.public(), sort_keys=False))
         self.status.write("STARTED", f"Starting Visual ChangeNet {self.name}.")
         return self
+
+    def _check_fresh(self) -> None:
+        """Make sure that the run needs nothing of what is set aside."""
+        keys = ("train.pretrained_model_path", "train.resume_training_checkpoint_path")
+        named = {key: getattr(self.experiment.train, key.partition(".")[2]) for key in keys}
+        inside = [key for key, path in named.items() if path and _is_inside(path, self.folder)]
+        if inside:
+            what, fix = f"lies in {self.folder}, which --fresh sets aside", "Copy the file, or use another results_dir."
+            raise SpecError([Problem(what, where=key, fix=fix) for key in inside])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -95,6 +106,10 @@ def _first_line(error: BaseException) -> str:
     if isinstance(error, ChangeNetError):
         return str(error.problems[0])
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return f"{storage.absolute(path)}/".startswith(f"{storage.absolute(folder).rstrip('/')}/")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

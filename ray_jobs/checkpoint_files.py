@@ -26,6 +26,11 @@ def checkpoint_name(epoch: int, step: int) -> str:
     return f"model_epoch_{epoch:03d}_step_{step:05d}.pth"
 
 
+def file_name(path: str | None) -> str | None:
+    """Return the last part of a path or URI: machines may see the folders before it under other names."""
+    return None if path is None else path.rpartition("/")[2]
+
+
 class CheckpointFiles:
     """The checkpoints of a run's folder. Rank 0 alone has one.
 
@@ -48,7 +53,10 @@ class CheckpointFiles:
         for row in self._earlier(first_epoch):
             self._rank(row)
         if self._settings.replace_periodic:
-            names = storage.names_inside(folder)
+            named = file_name(
+                experiment.train.resume_training_checkpoint_path
+            )  # the user's: the next start asks for it
+            names = [name for name in storage.names_inside(folder) if name != named]
             self._periodic = [name for name in names if name.startswith("model_epoch_") and name.endswith(".pth")]
 
     def is_ranked(self, figures: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from changenet.errors import ChangeNetError
 from ray_jobs.console import progress
 
 PERIOD = 0.3  # seconds between two looks
@@ -29,6 +30,7 @@ class Board:
     said: set[str] = field(default_factory=set)
     newest: int | None = None
     last: int | None = None
+    error: ChangeNetError | None = None
 
     def show(self, title: str, done: int, total: int) -> None:
         """Set the bar."""
@@ -42,8 +44,17 @@ class Board:
 
     def reached(self, step: int) -> int | None:
         """Note the step that a worker has ended; return the one after which all stop, once they shall."""
-        self.newest = max(self.newest or 0, step)
+        if self.newest is None or step > self.newest or step < self.newest - 1:  # workers that start again are behind
+            self.newest = step
         return self.last
+
+    def fail(self, error: ChangeNetError) -> None:
+        """Keep why the run cannot work: workers that start again would only find the same."""
+        self.error = error
+
+    def failure(self) -> ChangeNetError | None:
+        """Return why the run cannot work."""
+        return self.error
 
     def stop(self) -> bool:
         """Let all workers stop at the first step that none of them has passed when it hears; False = none has begun."""
@@ -57,6 +68,15 @@ class Board:
         return self.title, self.done, self.total, records
 
 
+def start_board(kind: type[Board] = Board, *arguments: Any) -> Any:
+    """Start a board on the node of this process, and return its handle: no other node can take it away when it goes."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0)(kind).options(scheduling_strategy=here).remote(*arguments)
+
+
 @contextlib.contextmanager
 def follow(title: str) -> Iterator[Any]:
     """Give workers a board, and show what they write on it until the block ends.
@@ -66,7 +86,7 @@ def follow(title: str) -> Iterator[Any]:
     """
     import ray
 
-    board = ray.remote(num_cpus=0)(Board).remote()
+    board = start_board()
     ended = threading.Event()
     with progress() as bar:
         task = bar.add_task(title, total=None)

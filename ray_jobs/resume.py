@@ -59,8 +59,8 @@ def find_start(experiment: Experiment, folder: str, arguments: Mapping[str, Any]
     ]
     if differing:
         fix = (
-            "Use --fresh or another results_dir to train a new network (train.pretrained_model_path starts it from these weights), or "
-            "the spec that the checkpoint was trained with."
+            "Use another results_dir to train a new network (train.pretrained_model_path starts it from these weights), or --fresh, "
+            "which sets this one aside; or the spec that the checkpoint was trained with."
         )
         raise CheckpointError([Problem("this run cannot go on from it", where=path, fix=fix), *differing])
     _compare_rows(experiment, checkpoint.description, path)

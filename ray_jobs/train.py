@@ -47,6 +47,7 @@ def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None,
 
 
 def _fit(experiment: Experiment, action: Action, checkpoint: str | None) -> None:
+    import ray
     import ray.train
 
     workers = plan_workers(experiment.train.ray, asked_gpus=experiment.num_gpus("train") * experiment.train.num_nodes)
@@ -56,6 +57,8 @@ def _fit(experiment: Experiment, action: Action, checkpoint: str | None) -> None
             run_until_interrupted(trainer.fit, board)
         except ray.train.TrainingFailedError as error:
             raise cause(error) from error
+        if failure := ray.get(board.failure.remote()):
+            raise failure
 
 
 def with_seed(experiment: Experiment) -> Experiment:

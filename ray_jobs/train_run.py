@@ -13,7 +13,7 @@ from changenet import storage
 from changenet.errors import ChangeNetError, DataError, Problem, SpecError
 from changenet.spec import Experiment
 from changenet.spec.workers import unshared_batch
-from ray_jobs.checkpoint_files import LATEST
+from ray_jobs.checkpoint_files import LATEST, file_name
 from ray_jobs.workers import Workers
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def make_trainer(
             "experiment": experiment,
             "folder": storage.absolute(folder),
             "checkpoint": checkpoint,
-            "before": storage.resolve_latest(storage.join(storage.absolute(folder), LATEST)),
+            "before": file_name(storage.resolve_latest(storage.join(folder, LATEST))),
             "threads": workers.threads,
             "board": board,
             "working_dir": str(Path.cwd()),

@@ -19,7 +19,7 @@ from torch import distributed
 from changenet import factory, storage
 from changenet.data.randomness import derived_seed
 from changenet.description import BINARY_CLASSES, Threshold
-from changenet.errors import SpecError
+from changenet.errors import ChangeNetError, SpecError
 from changenet.evaluation.metrics import decision_metrics, score_histogram
 from changenet.evaluation.metrics import predict as name_classes
 from changenet.evaluation.thresholds import fit_threshold
@@ -29,7 +29,7 @@ from changenet.training.checkpoint import Checkpoint, load_checkpoint
 from changenet.training.loop import Batches, EpochResult, predict, train_epoch
 from changenet.training.memory import keep_freed_memory
 from changenet.training.state import Progress
-from ray_jobs.checkpoint_files import LATEST, CheckpointFiles
+from ray_jobs.checkpoint_files import LATEST, CheckpointFiles, file_name
 from ray_jobs.follow import log_to
 from ray_jobs.stopping import Stopped, StopWatch
 from ray_jobs.train_log import TrainLog
@@ -46,13 +46,20 @@ def train_worker(config: dict[str, Any]) -> None:
 
     Args:
         config: `experiment` (the spec), `folder` (RESULTS/train), `checkpoint` (a file to go on from, or None),
-            `before` (the folder's latest checkpoint when the run began, or None), `threads` (CPU threads of this worker), `board` (where progress is shown) and `working_dir` (the folder that
+            `before` (the name of the folder's latest checkpoint when the run began, or None), `threads` (CPU threads of this worker), `board` (where progress is shown) and `working_dir` (the folder that
             the spec's relative paths start from).
     """
     arguments = dict(config)
-    with contextlib.suppress(FileNotFoundError):  # a node without that folder needs absolute paths
+    with contextlib.suppress(FileNotFoundError, PermissionError):  # a node without that folder needs absolute paths
         os.chdir(arguments.pop("working_dir"))
-    _TrainingRun(**arguments).run()
+    board = arguments["board"]
+    if ray.get(board.failure.remote()) is not None:
+        return
+    try:
+        _TrainingRun(**arguments).run()
+    except ChangeNetError as error:
+        ray.get(board.fail.remote(error))
+        raise
 
 
 class _TrainingRun:
@@ -86,6 +93,11 @@ class _TrainingRun:
         self.network = factory.make_network(experiment, pretrained=checkpoint is None).to(self.device)
         if self.rank == 0:
             log_to(board)  # only now: what there is to say about data and weights, the driver has said
+        stored = None if checkpoint is None else load_checkpoint(checkpoint, encryption_key=experiment.secret())
+        if stored is not None:
+            self.network.load_state_dict(stored.state)
+            if not stored.description.network.get("align_corners"):  # off in a run that began with TAO's weights
+                self.network.force_align_corners_off()
         self.loss = factory.make_loss(experiment)
         self.stateful = factory.make_stateful(
             experiment,
@@ -97,11 +109,7 @@ class _TrainingRun:
         self.description = factory.describe(
             experiment, self.network.arguments, data_hash=factory.training_data_hash(experiment)
         )
-        if checkpoint is not None:
-            stored = load_checkpoint(checkpoint, encryption_key=experiment.secret())
-            self.network.load_state_dict(stored.state)
-            if not stored.description.network.get("align_corners"):  # off in a run that began with TAO's weights
-                self.network.force_align_corners_off()
+        if stored is not None:
             if stored.training is not None:
                 self.progress = self.stateful.restore(stored.training, self.network)
                 self._after_restore()
@@ -260,6 +268,9 @@ class _TrainingRun:
         """
         assert self.validation is not None
         loader, labels = self.validation
+        if self.world > 1:  # each rank has seen other batches: what is judged must be what rank 0 writes
+            for buffer in self.kept.buffers():
+                distributed.broadcast(buffer, 0)
         result = self._gather(
             predict(
                 self.kept,
@@ -357,5 +368,7 @@ def _newest(folder: str, checkpoint: str | None, *, before: str | None) -> str |
     All workers take what rank 0 sees, so that a slow network folder cannot make them differ.
     """
     latest = storage.resolve_latest(storage.join(folder, LATEST))
-    chosen: str | None = ray.train.collective.broadcast_from_rank_zero(checkpoint if latest == before else latest)
+    chosen: str | None = ray.train.collective.broadcast_from_rank_zero(
+        checkpoint if latest is None or file_name(latest) == before else latest
+    )
     return chosen

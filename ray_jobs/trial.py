@@ -23,7 +23,7 @@ from changenet.spec import Experiment
 from changenet.spec.sweep import Sweep, with_values
 from ray_jobs.action import Action
 from ray_jobs.checkpoint_files import checkpoint_name
-from ray_jobs.follow import Board, log_to
+from ray_jobs.follow import Board, log_to, start_board
 from ray_jobs.stopping import in_background
 from ray_jobs.train_run import cause, make_trainer, prepare
 from ray_jobs.workers import Workers
@@ -171,10 +171,12 @@ class TrialRun(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train until there is something new to tell.
 
-        Raises:
-            ChangeNetError: The spec of the trial is wrong, or training diverged.
+        What a spec makes impossible, such as a rate that diverges, is told and not raised: Ray Tune would try it again.
         """
-        return next(self._reports)
+        try:
+            return next(self._reports)
+        except ChangeNetError as error:
+            return {"error": " ".join(str(error).split()), "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Do nothing: what a trial goes on from is in its own folder."""
@@ -201,7 +203,7 @@ class TrialRun(tune.Trainable):
             curve = Curve(setup.objective, action.folder)
             curve.read(start.epochs)
             if start.epochs < experiment.train.num_epochs:
-                self._board = ray.remote(num_cpus=0)(TrialBoard).remote(setup.board)
+                self._board = start_board(TrialBoard, setup.board)
                 trainer = make_trainer(
                     experiment,
                     folder=action.folder,
@@ -229,6 +231,8 @@ class TrialRun(tune.Trainable):
             self._outcome.result()
         except ray.train.TrainingFailedError as error:
             raise cause(error) from error
+        if failure := ray.get(self._board.failure.remote()):
+            raise failure
 
 
 @contextlib.contextmanager

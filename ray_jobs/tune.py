@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # each trial has its own metrics.csv and TensorBoard events
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails has no figure
 }
 
 
@@ -85,10 +86,9 @@ def _search(
     os.environ.update(ENVIRONMENT)
     cluster.connect(address)
     check_shared(experiment, ("train", "validation"), read={}, written={"results_dir": action.folder})
-    import ray
     from ray import tune
 
-    from ray_jobs.follow import Board
+    from ray_jobs.follow import start_board
     from ray_jobs.trial import TrialRun, TrialSetup
     from ray_jobs.tune_board import TuneBoard
     from ray_jobs.tune_search import make_scheduler, make_search
@@ -105,7 +105,7 @@ def _search(
     logger.info(
         "%d trials, %d at once, each with %d worker(s) of %g CPUs.", left, at_once, workers.count[1], workers.cpus
     )
-    board = ray.remote(num_cpus=0)(Board).remote()
+    board = start_board()
     setup = TrialSetup(
         experiment=experiment,
         sweep=sweep,

@@ -62,6 +62,9 @@ class TuneBoard(tune.Callback):
         **info: Any,  # noqa: ARG002
     ) -> None:
         mine = self._state.trials[str(trial)]
+        if "error" in result:
+            mine.status, mine.error = "failed", result["error"]
+            return
         mine.epochs, mine.seconds, mine.objective = result["epochs"], result["seconds"], result["objective"]
         names = ("val_far", "val_auroc", "val_loss", "threshold", "best_epoch", "checkpoint")
         mine.best = {name: result.get(name) for name in names}
@@ -76,6 +79,10 @@ class TuneBoard(tune.Callback):
             mine.status, mine.error = "failed", "no validation gave a figure to compare"
         elif mine.status == "running":
             mine.status = "stopped"
+        if mine.error:
+            logger.warning("Trial %s failed: %s", mine.name, mine.error)
+            self._changed()
+            return
         self._say(
             "Trial %s %s after %d epochs, objective %s.", mine.name, mine.status, mine.epochs, _number(mine.objective)
         )

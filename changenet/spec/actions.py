@@ -20,7 +20,7 @@ class Scoring(Section):
     checkpoint: str | None = Field(default=None, description="A checkpoint (ours or TAO's), or a bundle folder.")
     trt_engine: str | None = Field(default=None, description="A TensorRT engine.")
     num_gpus: Positive = Field(default=1, description="GPUs a node; the CPU is used where there are none.")
-    gpu_ids: GpuIds = Field(default=(0,), description="The GPUs of this machine to use.")
+    gpu_ids: GpuIds = Field(default=(0,), description="GPUs a node, counted: CUDA_VISIBLE_DEVICES chooses which.")
     num_nodes: Positive = Field(default=1, description="Machines of the cluster to use.")
     results_dir: str | None = Field(
         default=None, description="Output folder of this action. Unset: results_dir/ACTION."

@@ -130,7 +130,7 @@ class Train(Section):
     """`train`: everything that only training needs."""
 
     num_gpus: Positive = Field(default=1, description="GPUs a node; the CPU is used where there are none.")
-    gpu_ids: GpuIds = Field(default=(0,), description="The GPUs of this machine to use.")
+    gpu_ids: GpuIds = Field(default=(0,), description="GPUs a node, counted: CUDA_VISIBLE_DEVICES chooses which.")
     num_nodes: Positive = Field(default=1, description="Machines of the cluster to use.")
     seed: Integer = Field(default=1234, description="Seed of every random choice; negative = a different one each run.")
     cudnn: Cudnn = Cudnn()

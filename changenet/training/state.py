@@ -19,7 +19,8 @@ class Progress:
         step: Optimiser steps done in all.
         monitor: Name of the monitored metric.
         best: Best value of it so far.
-        stale: Validations since then (early stopping).
+        reference: Its value when it last got better by `min_delta` (early stopping).
+        stale: Validations since then.
     """
 
     epoch: int = 0
@@ -28,6 +29,7 @@ class Progress:
     monitor: str = ""
     best: float | None = None
     stale: int = 0
+    reference: float | None = None
 
     def improves(self, value: float | None, *, name: str, mode: str, min_delta: float = 0.0) -> bool:
         """Note the value of the monitored metric; say whether it is the best so far (`mode`: `min` or `max`).
@@ -35,15 +37,17 @@ class Progress:
         None, where the metric was not measured or is undefined, changes nothing. Another metric than before starts anew.
         """
         if name != self.monitor:
-            self.monitor, self.best, self.stale = name, None, 0
+            self.monitor, self.best, self.reference, self.stale = name, None, None, 0
         if value is None or math.isnan(value):
             return False
         sign = 1.0 if mode == "min" else -1.0
-        if self.best is None or sign * value < sign * self.best - min_delta:
-            self.best, self.stale = value, 0
-            return True
-        self.stale += 1
-        return False
+        if self.reference is None or sign * value < sign * self.reference - min_delta:
+            self.reference, self.stale = value, 0
+        else:
+            self.stale += 1
+        better = self.best is None or sign * value < sign * self.best
+        self.best = value if better else self.best
+        return better
 
     def is_due(self, every: int, unit: Literal["epoch", "step"]) -> bool:
         """Say, at the end of an epoch, whether a checkpoint is due: `epoch` counts it already."""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from ray_jobs import cluster
+
+
+@pytest.fixture(scope="session")
+def hears_ctrl_c() -> Callable[[], object]:
+    """For `preexec_fn`: a process inherits deafness to SIGINT from a test run that was started in the background."""
+    return lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")

@@ -48,11 +48,11 @@ def nodes() -> Iterator[Cluster]:
 class Run:
     """`changenet train` in a process of its own, as a user starts it."""
 
-    def __init__(self, spec: str, address: str, log: Path) -> None:
+    def __init__(self, spec: str, address: str, log: Path, prepare: Callable[[], object]) -> None:
         self.log = log
         with log.open("wb") as file:
             command = [sys.executable, "-m", "ray_jobs", "train", "-e", spec, "--address", address]
-            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, preexec_fn=prepare)
 
     def text(self) -> str:
         return " ".join(self.log.read_text(encoding="utf-8", errors="replace").split())
@@ -76,12 +76,12 @@ class Run:
 
 
 @pytest.fixture
-def start(nodes: Cluster, tmp_path: Path) -> Iterator[Callable[[str], Run]]:
+def start(nodes: Cluster, tmp_path: Path, hears_ctrl_c: Callable[[], object]) -> Iterator[Callable[[str], Run]]:
     """Starts runs, and ends those that a failed test leaves."""
     runs: list[Run] = []
 
     def begin(spec: str) -> Run:
-        runs.append(Run(spec, nodes.address, tmp_path / f"run{len(runs)}.log"))
+        runs.append(Run(spec, nodes.address, tmp_path / f"run{len(runs)}.log", hears_ctrl_c))
         return runs[-1]
 
     yield begin

@@ -16,11 +16,16 @@ import torch
 import yaml
 from tensorboardX.proto import event_pb2
 
-from changenet.errors import CheckpointError, DataError
+from changenet import factory
+from changenet.errors import CheckpointError, DataError, SpecError
 from changenet.inspection import Inspector
+from changenet.spec import load_spec
 from changenet.spec.train import Monitor
 from changenet.training.checkpoint import load_checkpoint
 from ray_jobs import train
+from ray_jobs.scorer import ModelFile
+from ray_jobs.scoring import score_rows
+from ray_jobs.workers import Workers
 
 Spec = Callable[..., str]
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -112,15 +117,33 @@ def test_a_finished_folder_has_nothing_left_to_do_and_refuses_another_network(wr
     assert latest.read_bytes() == first
     with pytest.raises(CheckpointError, match="embed_dec is 30 in the checkpoint and 7 in the spec"):
         train.run(write_spec(train__num_epochs=2, model__classify__embed_dec=7))
+    with pytest.raises(SpecError, match=r"train.pretrained_model_path: lies in .*, which --fresh sets aside"):
+        train.run(write_spec(train__num_epochs=1, train__pretrained_model_path=str(latest)), fresh=True)
+    train.run(write_spec(train__num_epochs=1, model__classify__embed_dec=7), fresh=True)
+    assert load_checkpoint(str(latest)).description.network["embed_dec"] == 7
+    (aside,) = (tmp_path / "results").glob("train-until-*")
+    assert (aside / latest.name).read_bytes() == first
 
 
-def test_two_workers_train_one_network_and_score_every_validation_row(write_spec: Spec, tmp_path: Path) -> None:
-    spec = write_spec(train__num_epochs=1, train__ray={"num_workers": 2, "resources_per_worker": {"CPU": 1}})
+def test_two_workers_train_one_network_and_judge_the_one_that_is_written(write_spec: Spec, tmp_path: Path) -> None:
+    workers = {"num_workers": 2, "resources_per_worker": {"CPU": 1}}
+    spec = write_spec(train__num_epochs=1, train__ray=workers, train__ema_decay=0.5, train__optim__lr=0.03)
     train.run(spec)
     (row,) = _rows(tmp_path / "results")
-    metrics = load_checkpoint(str(tmp_path / "results" / "train" / "model_best.pth")).description.metrics
-    assert metrics["pairs"] == 24
-    assert float(row["val_auroc"]) == pytest.approx(metrics["auroc"], abs=1e-5)
+    best = str(tmp_path / "results" / "train" / "model_best.pth")
+    description = load_checkpoint(best).description
+    assert description.metrics["pairs"] == 24
+    assert float(row["val_auroc"]) == pytest.approx(description.metrics["auroc"], abs=1e-5)
+    source = factory.pair_source(load_spec(spec).experiment, "validation", description.layout)
+    scores = score_rows(source, model=ModelFile(best), batch_size=8, workers=Workers()).scores
+    lowest = scores[source.annotations.is_defect].min()
+    assert description.threshold.value == pytest.approx(lowest, abs=2e-5), "the threshold catches every defect, just"
+
+
+@pytest.mark.slow
+def test_a_rate_that_diverges_is_not_tried_again(write_spec: Spec) -> None:
+    with pytest.raises(SpecError, match="diverged"):
+        train.run(write_spec(train__optim__lr=1e30, train__ray={"max_failures": -1}))
 
 
 def test_options_of_training_are_taken(write_spec: Spec, tmp_path: Path) -> None:
@@ -173,13 +196,16 @@ def test_secrets_reach_no_written_file(write_spec: Spec, tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_usable_checkpoint_and_the_same_command_goes_on(
-    number: signal.Signals, write_spec: Spec, tmp_path: Path
+    number: signal.Signals, write_spec: Spec, tmp_path: Path, hears_ctrl_c: Callable[[], object]
 ) -> None:
     spec = write_spec(train__num_epochs=400, train__checkpoint_interval=400)  # none is due: only the signal writes one
     latest = tmp_path / "results" / "train" / "changenet_model_classify_latest.pth"
     metrics = latest.with_name("metrics.csv")
     process = subprocess.Popen(
-        [sys.executable, "-m", "ray_jobs", "train", "-e", spec], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "ray_jobs", "train", "-e", spec],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=hears_ctrl_c,
     )
     deadline = time.monotonic() + 180
     while not metrics.exists():
@@ -187,7 +213,7 @@ def test_a_signal_leaves_a_usable_checkpoint_and_the_same_command_goes_on(
         assert time.monotonic() < deadline
         time.sleep(0.2)
     process.send_signal(number)
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=240) == 1
     progress = load_checkpoint(str(latest)).training["progress"]
     done = progress["epoch"]
     assert done >= len(_rows(tmp_path / "results")), "at most the steps until the workers heard of it are repeated"

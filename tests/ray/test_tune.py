@@ -97,7 +97,7 @@ def test_trials_that_fall_behind_are_stopped_and_those_that_diverge_do_not_end_t
     sweep = write_sweep(
         space={LR: {"grid": rates}}, algorithm="grid", trials=None, scheduler="asha", max_concurrent_trials=1
     )
-    tune.run(write_spec(train__num_epochs=4), sweep, ["train.optim.policy=linear"])
+    tune.run(write_spec(train__num_epochs=4, train__ray={"max_failures": 5}), sweep, ["train.optim.policy=linear"])
     rows = {float(row[LR]): row for row in _trials(tmp_path)}
     assert rows[0.003]["status"] == "finished"
     assert rows[0.003]["epochs"] == "4"
@@ -118,12 +118,16 @@ def test_a_sweep_without_one_good_trial_says_why(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_sweep_that_was_killed_goes_on(
-    number: signal.Signals, write_spec: Spec, write_sweep: Callable[..., str], tmp_path: Path
+    number: signal.Signals,
+    write_spec: Spec,
+    write_sweep: Callable[..., str],
+    tmp_path: Path,
+    hears_ctrl_c: Callable[[], object],
 ) -> None:
     spec, folder = write_spec(train__num_epochs=15), tmp_path / "results" / "tune"
     sweep = write_sweep(trials=2, max_concurrent_trials=1)
     command = [sys.executable, "-m", "ray_jobs", "tune", "-e", spec, "-s", sweep]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=hears_ctrl_c)
     deadline = time.monotonic() + 240
     second = folder / "trials" / "001" / "train" / "metrics.csv"
     while not second.exists():

@@ -18,7 +18,7 @@ from changenet.spec import load_spec
 from changenet.training.checkpoint import load_checkpoint
 from changenet.training.loop import predict
 from ray_jobs import train_worker
-from ray_jobs.checkpoint_files import LATEST
+from ray_jobs.checkpoint_files import LATEST, file_name
 
 Run = Callable[..., Path]
 
@@ -38,7 +38,10 @@ def run(monkeypatch: pytest.MonkeyPatch, write_spec: Callable[..., str], tmp_pat
 
     def worker(checkpoint: str | None = None, *, stop_after: int | None = None, **changes: Any) -> Path:
         board = SimpleNamespace(
-            show=SimpleNamespace(remote=lambda *_: None), reached=SimpleNamespace(remote=lambda _step: stop_after)
+            show=SimpleNamespace(remote=lambda *_: None),
+            reached=SimpleNamespace(remote=lambda _step: stop_after),
+            failure=SimpleNamespace(remote=lambda: None),
+            fail=SimpleNamespace(remote=lambda _error: None),
         )
         experiment = load_spec(write_spec(**changes)).experiment
         folder = tmp_path / "train"
@@ -47,7 +50,7 @@ def run(monkeypatch: pytest.MonkeyPatch, write_spec: Callable[..., str], tmp_pat
                 "experiment": experiment,
                 "folder": str(folder),
                 "checkpoint": checkpoint,
-                "before": storage.resolve_latest(folder / LATEST),
+                "before": file_name(storage.resolve_latest(folder / LATEST)),
                 "threads": 1,
                 "board": board,
                 "working_dir": ".",

@@ -56,6 +56,15 @@ def test_the_best_value_is_never_no_number() -> None:
     assert [progress.improves(value, name="val_loss", mode="min") for value in (0.5, 0.6, 0.4)] == [True, False, True]
 
 
+def test_a_small_improvement_is_the_best_and_yet_stale() -> None:
+    progress = Progress()
+    better = [progress.improves(value, name="val_loss", mode="min", min_delta=0.5) for value in (5.0, 4.8, 4.6, 4.4)]
+    assert better == [True] * 4
+    assert (progress.stale, progress.reference, progress.best) == (0, 4.4, 4.4), "0.6 in all since the reference"
+    assert progress.improves(4.3, name="val_loss", mode="min", min_delta=0.5)
+    assert progress.stale == 1
+
+
 def test_a_checkpoint_is_due_by_epochs_or_by_steps() -> None:
     progress = Progress(epoch=3, step=10)
     assert progress.is_due(3, "epoch")
