@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from changenet import storage
 from changenet.spec import Experiment
 from changenet.training.checkpoint import Checkpoint, save_checkpoint
+from ray_jobs.metrics_csv import read_epochs
 from ray_jobs.train_log import METRICS
 
 LATEST = "changenet_model_classify_latest.pth"
@@ -50,12 +49,12 @@ class CheckpointFiles:
         self._sign = 1.0 if mode == "min" else -1.0
         self._ranking: list[tuple[float, str]] = []
         self._periodic: list[str] = []
-        for row in self._earlier(first_epoch):
-            self._rank(row)
+        for figures in read_epochs(folder):
+            if figures["epoch"] < first_epoch:
+                self._rank(figures)
         if self._settings.replace_periodic:
-            named = file_name(
-                experiment.train.resume_training_checkpoint_path
-            )  # the user's: the next start asks for it
+            # The one that the spec names is not pruned: the next start asks for it.
+            named = file_name(experiment.train.resume_training_checkpoint_path)
             names = [name for name in storage.names_inside(folder) if name != named]
             self._periodic = [name for name in names if name.startswith("model_epoch_") and name.endswith(".pth")]
 
@@ -99,7 +98,7 @@ class CheckpointFiles:
     def _place(self, figures: Mapping[str, Any]) -> tuple[float, str] | None:
         """Return an epoch's rank (lower is better) and file name; None where it is not among the best."""
         # As metrics.csv shows them, which is where a run that goes on finds the names again.
-        values = {name: float(f"{float(value):.6g}") for name, value in figures.items() if value not in (None, "")}
+        values = {name: float(f"{value:.6g}") for name, value in figures.items() if value is not None}
         value = values.get(self._monitor, math.nan)
         most = self._settings.save_top_k
         if not self._settings.enable_topk or math.isnan(value):
@@ -119,9 +118,3 @@ class CheckpointFiles:
         most = self._settings.save_top_k
         self._ranking = ranking if most < 0 else ranking[:most]
         self._remove(name for _, name in ranking[len(self._ranking) :])
-
-    def _earlier(self, first_epoch: int) -> list[dict[str, str]]:
-        path = storage.join(self._folder, "metrics.csv")
-        if not storage.exists(path):
-            return []
-        return [row for row in csv.DictReader(io.StringIO(storage.read_text(path))) if int(row["epoch"]) < first_epoch]

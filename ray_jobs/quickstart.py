@@ -12,6 +12,7 @@ from pathlib import Path
 
 from changenet.errors import ChangeNetError, DataError
 from ray_jobs.console import err, out, result_table
+from ray_jobs.metrics_csv import read_epochs
 
 PAIRS = 2000
 SIZE = 64  # pixels
@@ -100,10 +101,9 @@ def _fresh(home: Path) -> Path:
 
 
 def _trained(results: Path) -> str:
-    with (results / "train" / "metrics.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    best = max(float(row["val_auroc"]) for row in rows if row["val_auroc"])
-    return f"{len(rows)} epochs on a local Ray, best validation AUROC {best:.4f}"
+    epochs = read_epochs(str(results / "train"))
+    best = max(figures["val_auroc"] for figures in epochs if "val_auroc" in figures)
+    return f"{len(epochs)} epochs on a local Ray, best validation AUROC {best:.4f}"
 
 
 def _evaluated(results: Path) -> str:

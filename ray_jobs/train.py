@@ -12,6 +12,7 @@ from ray_jobs import cluster
 from ray_jobs.action import Action
 from ray_jobs.console import out, result_table
 from ray_jobs.follow import follow
+from ray_jobs.metrics_csv import read_epochs
 from ray_jobs.shared_storage import check_shared
 from ray_jobs.stopping import run_until_interrupted
 from ray_jobs.train_run import cause, make_trainer, prepare
@@ -70,16 +71,11 @@ def with_seed(experiment: Experiment) -> Experiment:
 
 
 def _print_result(folder: str) -> None:
-    import csv
-    import io
-
-    metrics = storage.join(folder, "metrics.csv")
-    if not storage.exists(metrics):
+    if not (rows := read_epochs(folder)):
         return
-    rows = list(csv.DictReader(io.StringIO(storage.read_text(metrics))))
     shown = ("epoch", "train_loss", "val_loss", "val_acc", "val_far", "val_auroc", "seconds")
     cells = [
-        [row["epoch"], *(f"{float(row[name]):.4g}" if row[name] else "" for name in shown[1:])] for row in rows[-5:]
+        [f"{row['epoch']:.0f}", *(f"{row[name]:.4g}" if name in row else "" for name in shown[1:])] for row in rows[-5:]
     ]
     out.print(result_table("Training, the last epochs", shown, cells))
     from ray_jobs.checkpoint_files import BEST, LATEST

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from changenet import storage
 from changenet.spec.train import Monitor
 from changenet.training.loop import Batches
+from ray_jobs.metrics_csv import METRICS_CSV
 from ray_jobs.status import StatusLog, clock
 
 # Whatever can pick the best checkpoint is in every file.
@@ -34,7 +35,7 @@ class TrainLog:
     """
 
     def __init__(self, folder: str, *, first_epoch: int, num_epochs: int, tensorboard: bool, every: int) -> None:
-        self._csv = storage.join(folder, "metrics.csv")
+        self._csv = storage.join(folder, METRICS_CSV)
         self._status = StatusLog(storage.join(folder, "status.json"))
         self._num_epochs = num_epochs
         self._every = every if tensorboard else 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import logging
 import os
 import time
@@ -24,6 +22,7 @@ from changenet.spec.sweep import Sweep, with_values
 from ray_jobs.action import Action
 from ray_jobs.checkpoint_files import checkpoint_name
 from ray_jobs.follow import Board, log_to, start_board
+from ray_jobs.metrics_csv import read_epochs
 from ray_jobs.stopping import in_background
 from ray_jobs.train_run import cause, make_trainer, prepare
 from ray_jobs.workers import Workers
@@ -142,12 +141,9 @@ class Curve:
 
     def read(self, epochs: int) -> None:
         """Read the first epochs back from `metrics.csv`."""
-        path = storage.join(self.folder, "metrics.csv")
-        if not epochs or not storage.exists(path):
-            return
-        for row in csv.DictReader(io.StringIO(storage.read_text(path))):
-            if int(row["epoch"]) < epochs:
-                self.add({name: float(cell) if cell else None for name, cell in row.items()})
+        for figures in read_epochs(self.folder):
+            if figures["epoch"] < epochs:
+                self.add(figures)
 
     def facts(self, *, finished: bool) -> dict[str, Any]:
         """Return what Ray Tune is told: the best so far."""

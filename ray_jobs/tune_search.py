@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -14,10 +12,10 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from changenet import storage
 from changenet.evaluation.objective import Objective
 from changenet.spec.dimension import Dimension
 from changenet.spec.sweep import Sweep
+from ray_jobs.metrics_csv import read_epochs
 from ray_jobs.trial import EPOCHS, METRIC
 from ray_jobs.tune_state import SweepState, Trial
 
@@ -104,13 +102,9 @@ class _Earlier:
 
 def learning_curve(state: SweepState, trial: Trial, objective: Objective) -> Iterator[tuple[int, float]]:
     """Yield the epochs of a trial that were validated (from 1), each with its objective."""
-    path = state.path(trial, "metrics.csv")
-    if not storage.exists(path):
-        return
-    for row in csv.DictReader(io.StringIO(storage.read_text(path))):
-        figures = {name: float(cell) for name, cell in row.items() if cell}
+    for figures in read_epochs(state.path(trial)):
         if (value := objective.value(figures)) is not None:
-            yield int(row["epoch"]) + 1, value
+            yield int(figures["epoch"]) + 1, value
 
 
 def importance(sweep: Sweep, state: SweepState, mode: str) -> dict[str, float]:
