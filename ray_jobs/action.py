@@ -112,8 +112,12 @@ def _is_inside(path: str, folder: str) -> bool:
     return f"{storage.absolute(path)}/".startswith(f"{storage.absolute(folder).rstrip('/')}/")
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    signal.raise_signal(signal.SIGINT)  # Ray Train stops its workers on it before anything else ends
+def _interrupt(_number: int, frame: FrameType | None) -> None:
+    """End as on Ctrl-C, also where the process is deaf to that because a script started it in the background."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):
+        raise KeyboardInterrupt
+    handler(signal.SIGINT, frame)  # perhaps Ray Tune's
 
 
 def _on_terminate(handler: signal._HANDLER) -> signal._HANDLER:

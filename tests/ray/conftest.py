@@ -16,6 +16,12 @@ def hears_ctrl_c() -> Callable[[], object]:
     return lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.fixture(scope="session")
+def deaf_to_ctrl_c() -> Callable[[], object]:
+    """For `preexec_fn`: what a script starts in the background is deaf to SIGINT."""
+    return lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @pytest.fixture(scope="module")
 def local_ray(request: pytest.FixtureRequest) -> Iterator[None]:
     # Without a mode Ray may write a token into the home folder.
