@@ -78,6 +78,7 @@ class _TrainingRun:
         context = ray.train.get_context()
         self.stop_watch, self.stopping = StopWatch(board), False
         self.notice: Any = None  # of machines that go
+        self.noticed = False  # at the latest step
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.experiment, self.settings, self.folder, self.board = experiment, experiment.train, folder, board
         self.device = ray.train.torch.get_device()
@@ -205,7 +206,7 @@ class _TrainingRun:
             self.log.epoch(figures, validated=validated)
             self.log.histograms(epoch, self.network)
         due = self.progress.is_due(self.settings.checkpoint_interval, self.settings.checkpoint_interval_unit)
-        self._report(figures, save=due or last or self._stale or self.stopping, best=best)
+        self._report(figures, save=due or last or self._stale or self.stopping or self.noticed, best=best)
 
     def _train(self, epoch: int) -> EpochResult:
         skipped = self.progress.batch
@@ -227,8 +228,8 @@ class _TrainingRun:
                 self.stateful.average.update_parameters(self.network)
             self.stopping = self.stop_watch.stops_after(self.progress.step) or self.stopping
             unfinished = self.progress.batch < self.loader.batches_per_epoch  # the epoch's end writes its own
-            due = by_step and self.progress.step % every == 0
-            due = self._is_going() or due
+            self.noticed = self._is_going()
+            due = self.noticed or (by_step and self.progress.step % every == 0)
             if unfinished and (self.stopping or due):
                 self._report({"epoch": epoch, "step": self.progress.step}, save=True, best=False)
                 if self.stopping:

@@ -137,3 +137,9 @@ def test_a_notice_leaves_one_early_checkpoint(run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr(train_worker.ray.train, "get_preemption_info", lambda: "a machine goes")
     folder = run(train__num_epochs=4, train__checkpoint_interval=4)
     assert names(folder) == ["model_best.pth", "model_epoch_001_step_00005.pth", "model_epoch_003_step_00012.pth"]
+
+
+def test_a_notice_at_the_last_step_of_an_epoch_is_not_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([None, None, "a machine goes"])  # after 5, 10 and 15 steps; three make an epoch
+    monkeypatch.setattr(train_worker.ray.train, "get_preemption_info", lambda: next(answers))
+    assert "model_epoch_004_step_00015.pth" in names(run(train__num_epochs=6, train__checkpoint_interval=6))
