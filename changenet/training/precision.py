@@ -30,8 +30,8 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
 class _FullPrecisionWhereFaster(TorchFunctionMode):
     """Computes grouped (depthwise) convolutions and attention in float32; what they return is as autocast has it.
 
-    PyTorch's CPU library has no fast gradients of them in half precision. Those of a depthwise convolution with a stride
-    took up to a hundred times as long as in float32, those of attention over few tokens four times, over many never less.
+    PyTorch's CPU library has no fast gradients of them in half precision: of a depthwise convolution with a stride and of
+    attention over few tokens they take many times as long as in float32. `benchmarks/training.py` measures what is left.
     """
 
     def __torch_function__(
