@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from changenet import factory, storage
+from changenet import quantization_factory, storage
 from changenet.adoption import SpecDescribes
 from changenet.agreement import contradictions
 from changenet.data.calibration import Pairs, batches
@@ -93,7 +93,7 @@ def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet
     from changenet.export.qdq import qdq_graphs
 
     layers = _layers(experiment, network, modelopt.quantizable)
-    pairs, rows = factory.calibration_pairs(experiment, checkpoint.description)
+    pairs, rows = quantization_factory.calibration_pairs(experiment, checkpoint.description)
 
     def run(watched: ChangeNet) -> None:
         for batch in _shown("Calibrating", pairs, rows):
@@ -114,7 +114,7 @@ def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: Change
     from changenet.export.int8 import quantizable, quantize_parts
 
     layers = _layers(experiment, network, quantizable)
-    pairs, rows = factory.calibration_pairs(experiment, checkpoint.description)
+    pairs, rows = quantization_factory.calibration_pairs(experiment, checkpoint.description)
     logger.info("Tracing %s.", checkpoint.description.network["backbone"])
     floats = trace_parts(network)
     parts, done = quantize_parts(
@@ -138,7 +138,7 @@ BACKENDS: dict[str, Callable[[Experiment, Checkpoint, ChangeNet], Quantized]] = 
 def _layers(experiment: Experiment, network: ChangeNet, accepts: Callable[[Any], bool]) -> dict[str, str]:
     return choose_layers(
         candidates(network, accepts),
-        rules=factory.quantization_rules(experiment),
+        rules=quantization_factory.quantization_rules(experiment),
         skip=experiment.quantize.skip_names,
         backend=experiment.quantize.backend,
     )
@@ -165,7 +165,7 @@ def _pairs_to_compare(experiment: Experiment, checkpoint: Checkpoint) -> tuple[s
     data = experiment.dataset.classify
     for split in ("validation", "test", "train"):
         if getattr(data, f"{split}_dataset").csv_path:
-            pairs, rows = factory.sampled_pairs(experiment, split, checkpoint.description, COMPARED)
+            pairs, rows = quantization_factory.sampled_pairs(experiment, split, checkpoint.description, COMPARED)
             return pairs.annotations.path, pairs, rows
     return None
 

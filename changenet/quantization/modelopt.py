@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from changenet.errors import CheckpointError, EngineError
+from changenet.errors import CheckpointError
+from changenet.quantization.packages import import_package, quiet
 
 BITS: dict[str, Any] = {"int8": 8, "fp8_e4m3fn": (4, 3)}
 _AMAX = "._amax"
@@ -24,19 +22,8 @@ def quantizable(module: nn.Module) -> bool:
 
 
 def import_modelopt() -> ModuleType:
-    """Return ModelOpt's quantization package.
-
-    Raises:
-        EngineError: It is not installed; the message names the extra that brings it.
-    """
-    try:
-        with _quiet():
-            import modelopt.torch.quantization as package
-    except ImportError as error:
-        what = "the package nvidia-modelopt is not installed"
-        raise EngineError(what, fix="Install the extra: pip install 'changenet-ray[quantize]'.") from error
-    module: ModuleType = package
-    return module
+    """Return its quantization package (raises as `import_package`)."""
+    return import_package("modelopt.torch.quantization", distribution="nvidia-modelopt")
 
 
 def quantize_layers(
@@ -56,7 +43,7 @@ def quantize_layers(
     package = import_modelopt()
     from modelopt.torch.quantization.model_calib import enable_stats_collection
 
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         _insert(package, network, layers, entropy=entropy)
         enable_stats_collection(network)
         run(network)
@@ -95,7 +82,7 @@ def restore(network: nn.Module, layers: Mapping[str, str], state: Mapping[str, T
     ):
         raise CheckpointError(f"quantizes layers that its network does not have: {', '.join(unknown)}", fix=fix)
     package = import_modelopt()
-    with _quiet():
+    with quiet():
         _insert(package, network, layers, entropy=False)
         modules = dict(network.named_modules())
         for name, tensor in state.items():
@@ -121,17 +108,3 @@ def _insert(package: ModuleType, network: nn.Module, layers: Mapping[str, str], 
 def _quantizers(network: nn.Module, layer: str) -> tuple[Any, Any]:
     module: Any = network.get_submodule(layer)
     return module.input_quantizer, module.weight_quantizer
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep ModelOpt's notes on packages that it could also use, and what it prints, from the user."""
-    logger = logging.getLogger("modelopt")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.inference_mode(False), contextlib.redirect_stdout(None):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

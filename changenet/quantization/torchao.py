@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 
-import torch
 from torch import Tensor, nn
 
 from changenet.errors import CheckpointError, EngineError
+from changenet.quantization.packages import import_package, quiet
 
 CONFIGS = {"int8": "Int8WeightOnlyConfig", "fp8_e4m3fn": "Float8WeightOnlyConfig"}
 
 
 def import_torchao() -> ModuleType:
-    """Return torchao's quantization package.
-
-    Raises:
-        EngineError: It is not installed; the message names the extra that brings it.
-    """
-    try:
-        with _quiet():
-            from torchao import quantization
-    except ImportError as error:
-        what = "the package torchao is not installed"
-        raise EngineError(what, fix="Install the extra: pip install 'changenet-ray[quantize]'.") from error
-    module: ModuleType = quantization
-    return module
+    """Return its quantization package (raises as `import_package`)."""
+    return import_package("torchao.quantization", distribution="torchao")
 
 
 def quantizable(module: nn.Module) -> bool:
@@ -51,7 +37,7 @@ def quantize_weights(network: nn.Module, layers: Mapping[str, str]) -> None:
     for dtype in sorted(set(layers.values())):
         chosen = {name for name, each in layers.items() if each == dtype}
         try:
-            with _quiet():
+            with quiet():
                 package.quantize_(
                     network, getattr(package, CONFIGS[dtype])(), filter_fn=lambda _, name, of=chosen: name in of
                 )
@@ -101,19 +87,3 @@ def restore(network: nn.Module, layers: Mapping[str, str], state: Mapping[str, T
         network.load_state_dict({**plain, **used}, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"its weights do not fit its own description: {error}", fix=fix) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torchao's notes on kernels of other machines from the user."""
-    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
-    levels = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.inference_mode(False):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
