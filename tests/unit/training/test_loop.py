@@ -135,6 +135,8 @@ def test_progress_knows_the_best_and_counts_the_rest() -> None:
     improved = [
         progress.improves(value, name="val_loss", mode="min", min_delta=0.1) for value in (1.0, 0.95, 0.8, None, 0.9)
     ]
-    assert improved == [True, False, True, False, False]
+    assert improved == [True, True, True, False, False]
     assert (progress.best, progress.stale) == (0.8, 1)
+    progress.improves(0.75, name="val_loss", mode="min", min_delta=0.1)
+    assert (progress.best, progress.stale) == (0.75, 2), "a small step is the best, and yet no reason to go on"
     assert Progress().improves(0.5, name="val_auroc", mode="max")
