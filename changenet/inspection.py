@@ -82,6 +82,8 @@ class Inspector:
         trusted_keys: Sequence[KeySource] = (),
         threads: int | None = None,
         device: str = "cpu",
+        precision: str = "fp32",
+        compiled: bool = False,
         describe: Describe | None = None,
     ) -> Inspector:
         """Open a checkpoint or a bundle: arguments and errors as `changenet.engines.load_engine`."""
@@ -92,6 +94,8 @@ class Inspector:
             trusted_keys=trusted_keys,
             threads=threads,
             device=device,
+            precision=precision,
+            compiled=compiled,
             describe=describe,
         )
         return cls(loaded, description, bundle=bundle)

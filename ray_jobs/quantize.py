@@ -112,11 +112,12 @@ def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet
 def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
     from changenet.export.graphs import assemble, trace_parts
     from changenet.export.int8 import quantizable, quantize_parts
+    from changenet.model.merging import merged
 
     layers = _layers(experiment, network, quantizable)
     pairs, rows = quantization_factory.calibration_pairs(experiment, checkpoint.description)
     logger.info("Tracing %s.", checkpoint.description.network["backbone"])
-    floats = trace_parts(network)
+    floats = trace_parts(merged(network))
     parts, done = quantize_parts(
         floats, layers, _shown("Calibrating", pairs, rows), entropy=experiment.quantize.algorithm == "entropy"
     )

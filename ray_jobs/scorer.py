@@ -37,6 +37,8 @@ class ModelFile:
         encryption_key: Opens encrypted model files; wrapped, because Ray Data notes the arguments of its workers.
         threshold: What to decide by; None for the network's own.
         describe: Says what network a TAO checkpoint holds.
+        precision: `fp32` or, with PyTorch, `bf16`.
+        compiled: Let `torch.compile` write PyTorch's code.
     """
 
     path: str
@@ -44,12 +46,21 @@ class ModelFile:
     encryption_key: SecretStr | None = None
     threshold: float | None = None
     describe: Describe | None = None
+    precision: str = "fp32"
+    compiled: bool = False
 
     def load(self, *, threads: int | None = None, device: str = "cpu") -> Inspector:
         """Open it (raises as `Inspector.load`)."""
         key = self.encryption_key.get_secret_value() if self.encryption_key else None
         inspector = Inspector.load(
-            self.path, self.engine, encryption_key=key, threads=threads, device=device, describe=self.describe
+            self.path,
+            self.engine,
+            encryption_key=key,
+            threads=threads,
+            device=device,
+            precision=self.precision,
+            compiled=self.compiled,
+            describe=self.describe,
         )
         return inspector if self.threshold is None else inspector.with_threshold(self.threshold)
 

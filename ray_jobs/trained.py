@@ -20,6 +20,7 @@ from changenet.agreement import contradictions
 from changenet.bundle import MANIFEST, is_bundle
 from changenet.data.pairs import PairSource
 from changenet.description import ModelDescription, Threshold
+from changenet.engines import PRECISIONS
 from changenet.errors import CheckpointError, Problem, SpecError
 from changenet.evaluation.thresholds import fit_threshold
 from changenet.spec import Experiment
@@ -66,12 +67,20 @@ class TrainedNetwork:
         self._unfinished = storage.join(experiment.action_dir(action), "unfinished")
         path = storage.absolute(checkpoint_path(experiment, action))
         describe = SpecDescribes(experiment, path)
-        self.file = ModelFile(path, getattr(experiment, action).engine, experiment.encryption_key, describe=describe)
+        section = getattr(experiment, action)
+        self.file = ModelFile(
+            path,
+            section.engine,
+            experiment.encryption_key,
+            describe=describe,
+            precision=section.precision,
+            compiled=section.compile,
+        )
         inspector = self.file.load()
         self.engine, self.description = inspector.engine_name, inspector.description
         self.precision = inspector.engine.precision
         problems = list(contradictions(experiment, self.description, path))
-        if getattr(experiment, action).is_quantized and self.precision == "fp32":
+        if section.is_quantized and self.precision in PRECISIONS:
             what = f"is true, but {path} is not quantized"
             problems.append(Problem(what, f"{action}.is_quantized", "Name what changenet quantize wrote."))
         if problems:
@@ -112,6 +121,8 @@ class TrainedNetwork:
             "decided_by": model.threshold,
             "rows": storage.sha256(source.annotations.path),
             "gpu": workers.use_gpu,
+            "precision": self.precision,
+            "compiled": model.compiled,
             "versions": {**package_versions(), self.engine: importlib.import_module(self.engine).__version__},
         }
         parts = ScoreParts(self._unfinished, batch_size=batch_size, depends_on=depends_on)

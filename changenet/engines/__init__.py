@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from changenet.quantization.file import QuantizedCheckpoint
     from changenet.training.checkpoint import Checkpoint, Describe
 
-__all__ = ["ENGINES", "Arrays", "Engine", "engine_of", "load_engine"]
+__all__ = ["ENGINES", "PRECISIONS", "Arrays", "Engine", "engine_of", "load_engine"]
 
 ENGINES = ("auto", "onnxruntime", "torch")
+PRECISIONS = ("fp32", "bf16")
 
 
 def load_engine(
@@ -32,6 +33,8 @@ def load_engine(
     trusted_keys: Sequence[KeySource] = (),
     threads: int | None = None,
     device: str = "cpu",
+    precision: str = "fp32",
+    compiled: bool = False,
     describe: Describe | None = None,
 ) -> tuple[Engine, ModelDescription, Bundle | None]:
     """Open a checkpoint or a bundle with the engine asked for.
@@ -43,7 +46,10 @@ def load_engine(
         trusted_keys: Public keys, as files or PEM text; one of them must have signed the bundle. Without any a
             signature is not looked at.
         threads: CPU threads of one call; None leaves the runtime's own choice. PyTorch's are the whole process's.
-        device: Where PyTorch runs, e.g. `cuda`.
+        device: `cpu`, `cuda` or `cuda:N`; ONNX Runtime also takes `tensorrt`, its own TensorRT provider.
+        precision: `fp32`, or `bf16` where PyTorch runs a checkpoint that is not quantized. A bundle has the one of its
+            graphs.
+        compiled: Let `torch.compile` write PyTorch's code.
         describe: Says what network a TAO checkpoint holds; without it such a file is refused.
 
     Returns:
@@ -55,14 +61,18 @@ def load_engine(
     """
     if engine not in ENGINES:
         raise EngineError(f"there is no engine {engine!r}", fix=f"Choose one of {', '.join(ENGINES)}.")
+    if precision not in PRECISIONS:
+        raise EngineError(f"there is no precision {precision!r}", fix=f"Choose one of {', '.join(PRECISIONS)}.")
     if is_bundle(path):
         if engine == "torch":
             what = "a bundle holds ONNX graphs, which the torch engine cannot run"
             raise EngineError(what, where=path, fix="Give the checkpoint, or the engine onnxruntime.")
         from changenet.engines.onnxruntime import OnnxRuntimeEngine
 
+        _only_torch(precision, compiled=compiled, where=path)
         bundle = read_bundle(path, encryption_key=encryption_key, trusted_keys=trusted_keys)
-        return OnnxRuntimeEngine.from_bundle(bundle, threads=threads), bundle.manifest.description, bundle
+        loaded = OnnxRuntimeEngine.from_bundle(bundle, threads=threads, device=device)
+        return loaded, bundle.manifest.description, bundle
     if trusted_keys and storage.exists(path):
         what = "is no bundle, and a signature is demanded, which only a bundle can carry"
         raise CheckpointError(what, where=path, fix="Export it and sign the bundle.")
@@ -78,11 +88,31 @@ def load_engine(
     if engine == "torch" and graphs:
         what = "holds ONNX graphs, which the torch engine cannot run"
         raise EngineError(what, where=path, fix="Use the engine onnxruntime.")
-    return engine_of(checkpoint, threads=threads, device=device), checkpoint.description, None
+    if graphs:
+        _only_torch(precision, compiled=compiled, where=path)
+    loaded_from = engine_of(checkpoint, threads=threads, device=device, precision=precision, compiled=compiled)
+    return loaded_from, checkpoint.description, None
+
+
+def _only_torch(precision: str, *, compiled: bool, where: str) -> None:
+    """Refuse what only PyTorch does with a checkpoint of floats."""
+    if precision != "fp32":
+        what = f"holds graphs, whose precision is their own, and {precision} is asked for"
+        raise EngineError(
+            what, where=where, fix="Give the checkpoint with the engine torch, or leave the precision out."
+        )
+    if compiled:
+        what = "holds graphs, which torch.compile cannot take"
+        raise EngineError(what, where=where, fix="Give the checkpoint, or leave compile out.")
 
 
 def engine_of(
-    checkpoint: Checkpoint | QuantizedCheckpoint, *, threads: int | None = None, device: str = "cpu"
+    checkpoint: Checkpoint | QuantizedCheckpoint,
+    *,
+    threads: int | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    compiled: bool = False,
 ) -> Engine:
     """Return the engine that runs a checkpoint (arguments and errors as `load_engine`)."""
     from changenet.quantization.file import QuantizedCheckpoint
@@ -95,7 +125,10 @@ def engine_of(
             description=checkpoint.description,
             threads=threads,
             precision=checkpoint.precision,
+            device=device,
         )
     from changenet.engines.torch import TorchEngine
 
-    return TorchEngine.from_checkpoint(checkpoint, threads=threads, device=device)
+    return TorchEngine.from_checkpoint(
+        checkpoint, threads=threads, device=device, precision=precision, compiled=compiled
+    )

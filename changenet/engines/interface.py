@@ -19,9 +19,14 @@ class Engine(ABC):
     Args:
         name: The runtime.
         device: Where it runs, in the runtime's own words.
-        precision: Of the weights: `fp32` …
+        precision: Of the weights: `fp32`, `bf16` …
         multiclass: Whether the outputs are real classes; otherwise only index 1 means defect.
+
+    Attributes:
+        memory_bytes: What its weights take on the device; batches in work come on top. 0: the runtime does not say.
     """
+
+    memory_bytes: int = 0
 
     def __init__(self, *, name: str, device: str, precision: str, multiclass: bool) -> None:
         self.name = name
@@ -56,6 +61,17 @@ class Engine(ABC):
         if golden.ndim == 5:
             halves = by_pair(halves, pairs)
         return self.compare([level[:pairs] for level in features], halves)
+
+    def warm_up(self, shape: tuple[int, int, int], *, batch: int = 1, num_golden: int = 1) -> None:
+        """Score a batch of black pairs, so that the first real one does not wait for what is prepared on first use.
+
+        Args:
+            shape: (3, H, W) of a picture.
+            batch: Pairs; compilers and GPUs prepare for each size of batch.
+            num_golden: Goldens a test is compared with.
+        """
+        goldens = (num_golden,) if num_golden > 1 else ()
+        self.output(np.zeros((batch, *shape), np.uint8), np.zeros((batch, *goldens, *shape), np.uint8))
 
     def scores(self, output: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return how defective each pair looks, (B,): the distance (>= 0) or a probability (0-1)."""

@@ -1,11 +1,11 @@
-"""The ONNX Runtime engine: runs the graphs of a bundle; needs no torch."""
+"""The ONNX Runtime engine: runs the graphs of a bundle, on the CPU or a GPU; needs no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,13 @@ from changenet.engines.interface import Array, Arrays, Engine
 from changenet.errors import CheckpointError, EngineError
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, OrtValue
 
-PROVIDERS = ("CPUExecutionProvider",)
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
 _REFUSALS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
 
 
@@ -45,9 +49,10 @@ class OnnxRuntimeEngine(Engine):
         description: What the model says about itself.
         threads: CPU threads of one call; None = all CPUs.
         precision: Of the graphs.
+        device: `cpu`, `cuda` or `tensorrt` (ONNX Runtime's TensorRT provider), with `:N` for another GPU than the first.
 
     Raises:
-        EngineError: The package is not installed.
+        EngineError: The package is not installed, or this one cannot use the device here.
         CheckpointError: ONNX Runtime cannot load a graph.
     """
 
@@ -58,9 +63,12 @@ class OnnxRuntimeEngine(Engine):
         description: ModelDescription,
         threads: int | None = None,
         precision: str = "fp32",
+        device: str = "cpu",
     ) -> None:
         self._read = read
         self._threads = threads
+        self._asked = device
+        self._providers, self._gpu = _providers(device)
         self._encoder = self._load("encoder.onnx")
         learnable = description.difference_module == "learnable"
         self._golden = self._load("golden.onnx") if learnable else None
@@ -74,11 +82,11 @@ class OnnxRuntimeEngine(Engine):
         )
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, *, threads: int | None = None) -> OnnxRuntimeEngine:
+    def from_bundle(cls, bundle: Bundle, *, threads: int | None = None, device: str = "cpu") -> OnnxRuntimeEngine:
         """Load the graphs of a verified bundle; encrypted ones are decrypted in memory."""
         manifest = bundle.manifest
         precision = manifest.engines[0].precision
-        return cls(bundle.read, description=manifest.description, threads=threads, precision=precision)
+        return cls(bundle.read, description=manifest.description, threads=threads, precision=precision, device=device)
 
     def _load(self, name: str) -> InferenceSession:
         onnxruntime = import_onnxruntime()
@@ -87,14 +95,22 @@ class OnnxRuntimeEngine(Engine):
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         content = self._read(name)
+        self.memory_bytes += len(content)
         state = onnxruntime.capi.onnxruntime_pybind11_state
         refusals = tuple(getattr(state, kind) for kind in _REFUSALS)  # they have no base of their own
         try:
-            return onnxruntime.InferenceSession(content, options, providers=list(PROVIDERS))
+            session = onnxruntime.InferenceSession(content, options, providers=list(self._providers))
         except refusals as error:
             raise CheckpointError(
                 f"ONNX Runtime cannot load {name}: {error}", fix="Export the bundle again."
             ) from error
+        first, *_ = self._providers
+        used = session.get_providers()  # a provider that does not load is left out without a word
+        if (first if isinstance(first, str) else first[0]) not in used:
+            what = f"ONNX Runtime cannot use the device {self._asked!r} here; it has {', '.join(used)}"
+            fix = "Install onnxruntime-gpu (extra gpu) instead of onnxruntime, and the CUDA libraries that it asks for."
+            raise EngineError(what, fix=fix)
+        return session
 
     @cached_property
     def _pair(self) -> InferenceSession:
@@ -115,6 +131,44 @@ class OnnxRuntimeEngine(Engine):
     def pair(self, test: NDArray[np.float32], golden: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Engine`."""
         return _run(self._pair, [test, golden])[0]
+
+    def output(self, test: NDArray[np.uint8], golden: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Engine`; on a GPU features and halves stay there, for which test and golden are encoded apart."""
+        if self._gpu is None or golden.ndim == 5:
+            return super().output(test, golden)
+        features, halves = self._bound(self._encoder, [test]), self._bound(self._encoder, [golden])
+        if self._golden is not None:
+            halves = self._bound(self._golden, halves)
+        (output,) = self._bound(self._comparator, [*features, *halves])
+        found: NDArray[np.float32] = output.numpy()
+        return found
+
+    def _bound(self, session: InferenceSession, inputs: Sequence[Array | OrtValue]) -> list[OrtValue]:
+        """Run a graph whose outputs stay on the device, as inputs that another left there do."""
+        assert self._gpu is not None
+        binding = session.io_binding()
+        for place, value in zip(session.get_inputs(), inputs, strict=True):
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(place.name, np.ascontiguousarray(value))
+            else:
+                binding.bind_ortvalue_input(place.name, value)
+        for place in session.get_outputs():
+            binding.bind_output(place.name, *self._gpu)
+        session.run_with_iobinding(binding)
+        outputs: list[OrtValue] = binding.get_outputs()
+        return outputs
+
+
+def _providers(device: str) -> tuple[tuple[str | tuple[str, dict[str, Any]], ...], tuple[str, int] | None]:
+    """Return ONNX Runtime's providers in the order of preference, and the name and number of the GPU (None: the CPU)."""
+    kind, _, number = device.partition(":")
+    if kind not in PROVIDERS or not (number or "0").isdigit() or (kind == "cpu" and number):
+        fix = f"Choose one of {', '.join(PROVIDERS)}, with :N for a GPU."
+        raise EngineError(f"ONNX Runtime has no device {device!r}", fix=fix)
+    if kind == "cpu":
+        return PROVIDERS[kind], None
+    index = int(number or 0)
+    return tuple((name, {"device_id": index}) for name in PROVIDERS[kind][:-1]) + PROVIDERS[kind][-1:], ("cuda", index)
 
 
 def _run(session: InferenceSession, arrays: Sequence[Array]) -> Arrays:

@@ -1,17 +1,19 @@
-"""The PyTorch engine: runs a checkpoint as it was trained."""
+"""The PyTorch engine: runs a checkpoint, in float32 as it was trained or in bfloat16."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from changenet.engines.interface import Array, Arrays, Engine
 from changenet.errors import EngineError
+from changenet.model.merging import merged
 from changenet.quantization.file import QuantizedCheckpoint, build_quantized
 from changenet.training.checkpoint import Checkpoint, build_network
 
@@ -23,17 +25,25 @@ class TorchEngine(Engine):
     """A `ChangeNet` in evaluation mode.
 
     Args:
-        network: Moved to the device.
+        network: Moved to the device; bfloat16 rounds its weights in place.
         threads: CPU threads of the whole process; None leaves them.
         device: `cpu`, `cuda` …
-        precision: Of its weights.
+        precision: `bf16` computes convolutions, linear layers and attention in bfloat16; anything else names what the
+            weights are.
+        compiled: Let `torch.compile` write the code; the first batches then take minutes.
 
     Raises:
         EngineError: There is no such device here.
     """
 
     def __init__(
-        self, network: ChangeNet, *, threads: int | None = None, device: str = "cpu", precision: str = "fp32"
+        self,
+        network: ChangeNet,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        precision: str = "fp32",
+        compiled: bool = False,
     ) -> None:
         super().__init__(name="torch", device=device, precision=precision, multiclass=network.multiclass)
         if threads is not None:
@@ -43,48 +53,78 @@ class TorchEngine(Engine):
             self.network = network.eval().to(self._device)
         except (RuntimeError, AssertionError) as error:
             raise EngineError(f"PyTorch cannot use the device {device!r} here: {error}") from error
+        if precision == "bf16":
+            # Autocast would round the weights anew in every call.
+            for module in self.network.modules():
+                if isinstance(module, (nn.Conv2d, nn.Linear)):
+                    module.to(torch.bfloat16)
+        held = chain(self.network.parameters(), self.network.buffers())
+        self.memory_bytes = sum(tensor.nbytes for tensor in held)
+        prepare: Callable[[Callable[..., object]], Callable[..., object]] = torch.compile if compiled else _as_it_is
+        self._encode = prepare(self._encode_pictures)
+        self._prepare = prepare(self.network.prepare_golden)
+        self._compare = prepare(self.network.compare)
+        self._forward = prepare(self.network.forward)
 
     @classmethod
     def from_checkpoint(
-        cls, checkpoint: Checkpoint | QuantizedCheckpoint, *, threads: int | None = None, device: str = "cpu"
+        cls,
+        checkpoint: Checkpoint | QuantizedCheckpoint,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        precision: str = "fp32",
+        compiled: bool = False,
     ) -> TorchEngine:
-        """Build the network that a checkpoint describes (raises CheckpointError where its weights do not fit)."""
+        """Build the network that a checkpoint describes, with steps merged where that is exact.
+
+        Raises:
+            CheckpointError: Its weights do not fit.
+            EngineError: There is no such device, or another precision is asked of a quantized checkpoint.
+        """
         if isinstance(checkpoint, QuantizedCheckpoint):
-            network = build_quantized(checkpoint)
-            return cls(network, threads=threads, device=device, precision=checkpoint.precision)
-        return cls(build_network(checkpoint), threads=threads, device=device)
+            if precision != "fp32":
+                what = f"the checkpoint is quantized ({checkpoint.precision}) and cannot run in {precision}"
+                raise EngineError(what, fix="Leave the precision out.")
+            network, precision = build_quantized(checkpoint), checkpoint.precision
+        else:
+            network = merged(build_network(checkpoint))
+        return cls(network, threads=threads, device=device, precision=precision, compiled=compiled)
+
+    def _encode_pictures(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        return self.network.encode(self.network.normalise(pictures))
+
+    def encode(self, pictures: NDArray[np.uint8]) -> Arrays:
+        """See `Engine`."""
+        return self._run(self._encode, *self._tensors([pictures]))
+
+    def prepare_golden(self, features: Sequence[Array]) -> Arrays:
+        """See `Engine`."""
+        return self._run(self._prepare, self._tensors(features))
+
+    def compare(self, test_features: Sequence[Array], golden_halves: Sequence[Array]) -> NDArray[np.float32]:
+        """See `Engine`."""
+        return self._run(self._compare, self._tensors(test_features), self._tensors(golden_halves))[0]
+
+    def pair(self, test: NDArray[np.float32], golden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Engine`."""
+        return self._run(self._forward, *self._tensors([test, golden]))[0]
+
+    def output(self, test: NDArray[np.uint8], golden: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Engine`; nothing leaves the device on the way."""
+        normalise = self.network.normalise
+        return self._run(self._forward, *(normalise(picture) for picture in self._tensors([test, golden])))[0]
+
+    def _run(self, function: Callable[..., object], *inputs: Tensor | list[Tensor]) -> Arrays:
+        bf16 = torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        with torch.inference_mode(), bf16:
+            found = function(*inputs)
+        tensors: Sequence[Tensor] = [found] if isinstance(found, Tensor) else found  # type: ignore[assignment]
+        return tuple(tensor.float().cpu().numpy() for tensor in tensors)
 
     def _tensors(self, arrays: Sequence[Array]) -> list[Tensor]:
         return [torch.from_numpy(np.ascontiguousarray(array)).to(self._device) for array in arrays]
 
-    @torch.inference_mode()
-    def encode(self, pictures: NDArray[np.uint8]) -> Arrays:
-        """See `Engine`."""
-        (picture,) = self._tensors([pictures])
-        return _arrays(self.network.encode(self.network.normalise(picture)))
 
-    @torch.inference_mode()
-    def prepare_golden(self, features: Sequence[Array]) -> Arrays:
-        """See `Engine`."""
-        return _arrays(self.network.prepare_golden(self._tensors(features)))
-
-    @torch.inference_mode()
-    def compare(self, test_features: Sequence[Array], golden_halves: Sequence[Array]) -> NDArray[np.float32]:
-        """See `Engine`."""
-        output = self.network.compare(self._tensors(test_features), self._tensors(golden_halves))
-        return _arrays([output])[0]
-
-    @torch.inference_mode()
-    def pair(self, test: NDArray[np.float32], golden: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Engine`."""
-        return _arrays([self.network(*self._tensors([test, golden]))])[0]
-
-    @torch.inference_mode()
-    def output(self, test: NDArray[np.uint8], golden: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `Engine`; nothing leaves the device on the way."""
-        normalise = self.network.normalise
-        return _arrays([self.network(*(normalise(picture) for picture in self._tensors([test, golden])))])[0]
-
-
-def _arrays(tensors: Sequence[Tensor]) -> Arrays:
-    return tuple(tensor.float().cpu().numpy() for tensor in tensors)
+def _as_it_is(function: Callable[..., object]) -> Callable[..., object]:
+    return function

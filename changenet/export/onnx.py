@@ -32,6 +32,7 @@ from changenet.errors import CheckpointError, EngineError
 from changenet.export.graphs import MIN_OPSET, export_graphs, fix_batch, supported_opset
 from changenet.export.parity import check_parity, make_pairs
 from changenet.export.qdq import qdq_graphs
+from changenet.model.merging import merged
 from changenet.quantization.file import QuantizedCheckpoint
 from changenet.training.checkpoint import Checkpoint, build_network
 
@@ -87,17 +88,27 @@ def export_bundle(
     _check_writable(folder, onnx_file, overwrite=overwrite)
     description = checkpoint.description
     network = build_network(checkpoint)
+    split = merged(network)
     opset = supported_opset(opset)
     graphs = {
         name: graph.SerializeToString(deterministic=True)
-        for name, graph in export_graphs(network, opset=opset, batch_size=batch_size).items()
+        for name, graph in export_graphs(split, opset=opset, batch_size=batch_size).items()
     }
     engine = OnnxRuntimeEngine(graphs.__getitem__, description=description)
     reference = TorchEngine(network)
     shape = description.layout.shape
     mean, std = network.arguments["mean"], network.arguments["std"]
     goldens = description.num_golden
-    parity = check_parity(engine, reference, shape=shape, mean=mean, std=std, num_golden=goldens, pair_batch=batch_size)
+    parity = check_parity(
+        engine,
+        TorchEngine(split),
+        shape=shape,
+        truth=reference,
+        mean=mean,
+        std=std,
+        num_golden=goldens,
+        pair_batch=batch_size,
+    )
     return _write(
         graphs,
         _Facts(description, weights_digest(checkpoint.state), "fp32", parity, opset, batch_size),

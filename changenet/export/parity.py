@@ -43,6 +43,7 @@ def check_parity(
     reference: Engine,
     *,
     shape: tuple[int, int, int],
+    truth: Engine | None = None,
     mean: Sequence[float],
     std: Sequence[float],
     num_golden: int = 1,
@@ -54,8 +55,9 @@ def check_parity(
 
     Args:
         engine: What is checked.
-        reference: What it must agree with.
+        reference: What it must agree with, tensor by tensor.
         shape: (3, H, W) of a picture.
+        truth: Whose scores count, where the reference is that network with merged steps; None = the reference.
         mean: Of pixels in 0-1, for the pair graph's normalised input.
         std: Likewise.
         num_golden: Goldens a test is compared with.
@@ -66,12 +68,14 @@ def check_parity(
     Raises:
         EngineError: The scores differ by more than `tolerance`; the message names the tensor that drifts first.
     """
-    worst = 0.0
+    worst, truth = 0.0, truth or reference
     for batch in sorted({*BATCHES, *([pair_batch] if pair_batch > 0 else [])}):
         test, golden = make_pairs(batch, shape, seed=seed + batch, num_golden=num_golden)
-        roads = [_split_road(engine, reference, test, golden)]
+        scores = truth.score(test, golden)
+        roads = [_split_road(engine, reference, test, golden, scores)]
         if pair_batch in (-1, batch):
-            roads.append(_pair_road(engine, reference, _normalise(test, mean, std), _normalise(golden, mean, std)))
+            floats = _normalise(test, mean, std), _normalise(golden, mean, std)
+            roads.append(_pair_road(engine, reference, *floats, scores))
         for road in roads:
             steps = list(road)
             worst = max(worst, steps[-1][1])
@@ -85,7 +89,9 @@ def check_parity(
     return Parity(max_error=worst)
 
 
-def _split_road(engine: Engine, reference: Engine, test: Pictures, golden: Pictures) -> Iterator[tuple[str, float]]:
+def _split_road(
+    engine: Engine, reference: Engine, test: Pictures, golden: Pictures, scores: Array
+) -> Iterator[tuple[str, float]]:
     """Yield each tensor's name and its error, from the pictures to the score."""
     features, wanted_features = engine.encode(test), reference.encode(test)
     goldens = golden.reshape(-1, *golden.shape[-3:])
@@ -99,13 +105,15 @@ def _split_road(engine: Engine, reference: Engine, test: Pictures, golden: Pictu
         halves, wanted_halves = by_pair(halves, len(test)), by_pair(wanted_halves, len(test))
     output, wanted_output = engine.compare(features, halves), reference.compare(wanted_features, wanted_halves)
     yield "comparator.onnx output", _error(output, wanted_output)
-    yield "the score", _error(engine.scores(output), reference.scores(wanted_output))
+    yield "the score", _error(engine.scores(output), scores)
 
 
-def _pair_road(engine: Engine, reference: Engine, test: Array, golden: Array) -> Iterator[tuple[str, float]]:
+def _pair_road(
+    engine: Engine, reference: Engine, test: Array, golden: Array, scores: Array
+) -> Iterator[tuple[str, float]]:
     output, wanted = engine.pair(test, golden), reference.pair(test, golden)
     yield "pair.onnx output", _error(output, wanted)
-    yield "the score of pair.onnx", _error(engine.scores(output), reference.scores(wanted))
+    yield "the score of pair.onnx", _error(engine.scores(output), scores)
 
 
 def _error(found: Array, wanted: Array) -> float:

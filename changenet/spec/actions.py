@@ -31,6 +31,13 @@ class Scoring(Section):
     engine: Literal["auto", "torch", "onnxruntime", "tensorrt"] = Field(
         default="auto", description="What runs the network."
     )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="Number format of the engine torch; bf16 is faster where processor or GPU has it. Others: their file's.",
+    )
+    compile: bool = Field(
+        default=False, description="The engine torch writes its own code (torch.compile): minutes at the start."
+    )
     ray: RayWorkers = RayWorkers()
 
 

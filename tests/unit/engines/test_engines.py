@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from changenet.bundle import read_bundle
 from changenet.engines import load_engine
 from changenet.engines.interface import probabilities, scores
 from changenet.errors import CheckpointError, EngineError
@@ -17,6 +18,42 @@ from changenet.errors import CheckpointError, EngineError
 @pytest.fixture(scope="module")
 def engines(checkpoint_file: str, bundle_folder: Path):
     return [load_engine(path)[0] for path in (checkpoint_file, str(bundle_folder))]
+
+
+def test_bf16_is_near_and_takes_less_memory(checkpoint_file: str, engines, pairs) -> None:
+    half, _, _ = load_engine(checkpoint_file, precision="bf16")
+    assert half.precision == "bf16"
+    assert 0 < half.memory_bytes < engines[0].memory_bytes
+    difference = np.abs(half.score(*pairs) - engines[0].score(*pairs)).max()
+    assert 0 < difference < 0.05
+    features = half.encode(pairs[0])
+    kept = half.scores(half.compare(features, half.prepare_golden(half.encode(pairs[1]))))
+    np.testing.assert_allclose(kept, half.score(*pairs), atol=0.02)
+
+
+def test_a_warmed_up_engine_scores_as_before(engines, pairs) -> None:
+    for engine in engines:
+        engine.warm_up((3, 32, 32), batch=2)
+        assert engine.memory_bytes > 10_000
+        assert engine.score(*pairs).shape == (5,)
+
+
+def test_compiled_code_is_asked_of_pytorch(checkpoint_file: str, pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
+    engine, _, _ = load_engine(checkpoint_file, compiled=True)
+    assert len(compiled) == 4
+    assert engine.score(*pairs).shape == (5,)
+
+
+def test_outputs_that_stay_on_the_device_are_the_same(bundle_folder: Path, engines, pairs) -> None:
+    from changenet.engines.onnxruntime import OnnxRuntimeEngine
+
+    engine = OnnxRuntimeEngine.from_bundle(read_bundle(bundle_folder))
+    engine._gpu = ("cpu", 0)  # the road of a GPU, as far as a CPU can go it
+    np.testing.assert_allclose(engine.output(*pairs), engines[1].output(*pairs), atol=1e-5)
 
 
 def test_auto_takes_torch_for_a_checkpoint_and_onnxruntime_for_a_bundle(engines) -> None:
@@ -83,6 +120,19 @@ def test_what_an_engine_cannot_run_is_said_with_a_way_out(checkpoint_file: str, 
         load_engine(str(bundle_folder.with_name("model.onnx")))
     with pytest.raises(EngineError, match="cuda:77"):
         load_engine(checkpoint_file, device="cuda:77")
+    for device, words in (
+        ("cuda", "Install onnxruntime-gpu"),
+        ("tensorrt:1", "onnxruntime-gpu"),
+        ("tpu", "Choose one"),
+    ):
+        with pytest.raises(EngineError, match=words):
+            load_engine(str(bundle_folder), device=device)
+    with pytest.raises(EngineError, match="Choose one of fp32, bf16"):
+        load_engine(checkpoint_file, precision="fp8")
+    with pytest.raises(EngineError, match="bf16 is asked for"):
+        load_engine(str(bundle_folder), precision="bf16")
+    with pytest.raises(EngineError, match=r"torch\.compile"):
+        load_engine(str(bundle_folder), compiled=True)
 
 
 def test_a_missing_runtime_names_the_extra(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

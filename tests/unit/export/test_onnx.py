@@ -161,11 +161,16 @@ def test_a_graph_that_disagrees_is_not_written_and_the_first_tensor_is_named(
 
 def test_a_score_that_is_no_number_does_not_pass_the_gate(checkpoint) -> None:
     reference, broken = TorchEngine(build_network(checkpoint)), TorchEngine(build_network(checkpoint))
+    statistics = {name: reference.network.arguments[name] for name in ("mean", "std")}
     broken.compare = lambda test, _: np.full((len(test[0]), 2), np.nan, np.float32)  # type: ignore[method-assign]
     with pytest.raises(EngineError, match=r"comparator\.onnx output drifts first"):
-        check_parity(broken, reference, shape=(3, 32, 32), mean=[0.5] * 3, std=[0.5] * 3)
-    exact = check_parity(reference, reference, shape=(3, 32, 32), mean=[0.5] * 3, std=[0.5] * 3)
-    assert exact.max_error == 0
+        check_parity(broken, reference, shape=(3, 32, 32), **statistics)
+    exact = check_parity(reference, reference, shape=(3, 32, 32), **statistics)
+    assert exact.max_error < 1e-6
+    other = TorchEngine(build_network(checkpoint))
+    other.network.head.layers[-1].bias.data[1] += 1
+    with pytest.raises(EngineError, match="batch 1: the score drifts first"):
+        check_parity(reference, reference, truth=other, shape=(3, 32, 32), **statistics)
 
 
 def test_pairs_of_the_gate_are_distinct_and_repeatable() -> None:
