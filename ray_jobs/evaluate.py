@@ -26,6 +26,8 @@ from ray_jobs.trained import TrainedNetwork
 
 logger = logging.getLogger(__name__)
 
+COMPARISON = "comparison.json"
+
 
 def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None) -> int:
     """Score the test set and write `metrics.json`, `evaluate.csv`, `report.html` and its plots.
@@ -75,9 +77,21 @@ def _write(
         layout=source.layout,
         galleries=_galleries(source, scored, threshold),
         unscored=[f"{annotations.where(row)}: {scored.errors[row]}" for row in np.flatnonzero(~good).tolist()],
+        comparison=comparison_of(trained.file.path, action.experiment.action_dir("quantize")),
         provenance=_provenance(trained, source, threshold),
     )
     return figures
+
+
+def comparison_of(path: str, quantized_to: str) -> dict[str, Any] | None:
+    """Return what `changenet quantize` found about a network: beside it, or of it in the folder of that action."""
+    beside = storage.join(path.rpartition("/")[0], COMPARISON)
+    for file in (beside, storage.join(storage.absolute(quantized_to), COMPARISON)):
+        if storage.exists(file):
+            found: dict[str, Any] = json.loads(storage.read_text(file))
+            if file == beside or storage.absolute(found["checkpoint"]) == path:
+                return found
+    return None
 
 
 def _galleries(source: PairSource, scored: Scored, threshold: Threshold) -> list[Gallery]:

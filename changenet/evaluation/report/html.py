@@ -66,6 +66,7 @@ def write_report(
     layout: PictureLayout,
     galleries: Sequence[Gallery] = (),
     unscored: Sequence[str] = (),
+    comparison: Mapping[str, Any] | None = None,
     provenance: Mapping[str, str],
 ) -> str:
     """Write the plots as PNG files and `report.html`, which holds them too, and return its path.
@@ -79,6 +80,7 @@ def write_report(
         layout: How the pictures of the galleries are put together.
         galleries: Pairs to show.
         unscored: One line for each row that could not be scored.
+        comparison: The content of a `comparison.json` that belongs to the network.
         provenance: Name and value of whatever tells where the figures come from.
     """
     points = operating_points(scores, is_defect)
@@ -112,6 +114,8 @@ def write_report(
         wide=layout.tiles != (1, 1),
         unscored=unscored[:UNSCORED_SHOWN],
         unscored_more=max(len(unscored) - UNSCORED_SHOWN, 0),
+        comparison=comparison,
+        comparison_rows=[comparison_cells(row) for row in comparison["engines"]] if comparison else [],
         provenance=provenance,
     )
     path = storage.join(folder, REPORT)
@@ -128,6 +132,22 @@ def figure_rows(figures: Mapping[str, Any]) -> list[dict[str, str]]:
         between = f"{show(interval[0])} to {show(interval[1])}" if interval else ""
         rows.append({"key": key, "name": name, "meaning": meaning, "value": show(figures[key]), "interval": between})
     return rows
+
+
+def comparison_cells(row: Mapping[str, Any]) -> list[str]:
+    """Return a row of `comparison.json` as people read it, in the order of the report's columns."""
+    latency = row["latency_ms"].values()
+    return [
+        f"{row['engine']} {row['precision']}",
+        number(row.get("auroc")),
+        percent(row.get("false_call_rate_at_full_recall")),
+        "" if row.get("agreement") is None else percent(row["agreement"]),
+        "" if row.get("max_score_difference") is None else number(row["max_score_difference"]),
+        f"{row['size_mb']:,.1f}",
+        *(f"{milliseconds:,.1f}" for milliseconds in latency),
+        f"{row['pairs_per_second']:,.1f}",
+        "" if row["memory_mb"] is None else f"{row['memory_mb']:,.0f}",
+    ]
 
 
 def _summary(figures: Mapping[str, Any]) -> str:

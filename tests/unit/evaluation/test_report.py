@@ -156,3 +156,15 @@ def test_lights_stand_side_by_side_and_large_ones_shrink(
     assert [caption for caption, _ in pictures] == ["test", "golden", "difference"]
     for _, uri in pictures:
         assert Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size == size
+
+
+def test_engines_and_precisions_are_a_table(tmp_path: Path) -> None:
+    row = {"engine": "torch", "precision": "fp32", "size_mb": 80.0, "latency_ms": {"1": 20.5, "8": 90.0}}
+    row |= {"pairs_per_second": 88.9, "memory_mb": None, "auroc": 0.999, "false_call_rate_at_full_recall": 0.01}
+    integers = {**row, "engine": "onnxruntime", "precision": "int8", "agreement": 0.995, "max_score_difference": 0.02}
+    found = {"engines": [row, integers], "pairs": 1000, "set": "val.csv"}
+    page = report(tmp_path, comparison=found)
+    assert "1,000 pairs of val.csv" in page
+    assert "<th>onnxruntime int8</th>" in page
+    assert '<td class="number">99.5 %</td>' in page
+    assert "Engines and precisions" not in report(tmp_path)

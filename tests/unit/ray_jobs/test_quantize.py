@@ -16,6 +16,7 @@ from changenet.evaluation.cost import Cost
 from changenet.export import graphs
 from changenet.spec import load_spec
 from ray_jobs import export, quantize
+from ray_jobs.evaluate import comparison_of
 from ray_jobs.trained import TrainedNetwork
 
 GRAPHS = ["quantize.backend=onnxruntime", "quantize.layers=[{module_name: '*', weights: {dtype: int8}}]"]
@@ -121,6 +122,10 @@ def test_onnxruntime_writes_graphs_that_evaluate_reads_and_export_bundles(
     assert 0 <= rows[2]["auroc"] <= 1
     assert rows[2]["size_mb"] < rows[1]["size_mb"]
     assert rows[2]["pairs_per_second"] == 800
+    assert [row["agreement"] for row in rows] == [1.0, None, figures["agreement"]]
+    for known in (figures["checkpoint"], str(folder / "quantized_model_onnxruntime.pth")):
+        assert comparison_of(known, str(folder)) == figures
+    assert comparison_of("/elsewhere/model.pth", str(folder)) is None
     before, after = (engine_of(model).score(*pairs) for model in measured[1:])
     np.testing.assert_allclose(before, engine_of(measured[0]).score(*pairs), atol=1e-4)
     assert 0 < np.abs(after - before).max() < 0.5
