@@ -30,6 +30,7 @@ FORMAT = "changenet-bundle"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 SELFTEST = "selftest.npz"
+WEIGHTS = "weights.data"  # of graphs that are too large for one ONNX file
 _AGAIN = "Export it again, or copy the whole folder again."
 
 
@@ -222,6 +223,7 @@ class Bundle:
 
         Raises:
             CheckpointError: The file is missing, was changed, or the key is missing or wrong.
+            KeyError: There is none of that name.
         """
         stored = _stored(self.folder, name, self.manifest.sha256[name])
         if not encryption.is_sealed(stored):

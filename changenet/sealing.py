@@ -59,7 +59,7 @@ def _reseal(source: str, passphrase: str, *, target: str | None, overwrite: bool
     source = behind_links(source)
     target = source if target is None else behind_links(target)
     whole = is_bundle(source)
-    if not whole and is_bundle(parent := _parent(source)):
+    if not whole and is_bundle(parent := storage.parent(source)):
         what = "belongs to a bundle, whose manifest holds its SHA-256"
         raise CheckpointError(what, where=source, fix=f"Give the bundle: {parent}")
     if not overwrite and storage.exists(target):
@@ -103,7 +103,3 @@ def _check_state(sealed: list[bool], where: str, *, encrypt: bool) -> None:
 def behind_links(path: str) -> str:
     """Return the file itself: writing in the place of a link would leave the file that it names as it was."""
     return path if storage.is_uri(path) else str(Path(path).resolve())
-
-
-def _parent(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[0] if storage.is_uri(path) else str(Path(path).parent)

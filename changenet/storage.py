@@ -38,6 +38,15 @@ def join(folder: str | os.PathLike[str], *names: str) -> str:
     return str(Path(folder, *names))
 
 
+def parent(path: str | os.PathLike[str]) -> str:
+    """Return the folder of a path or URI.
+
+    >>> parent("s3://bucket/folder/file"), parent("file")
+    ('s3://bucket/folder', '.')
+    """
+    return str(path).rstrip("/").rpartition("/")[0] if is_uri(path) else str(Path(path).parent)
+
+
 def absolute(path: str | os.PathLike[str]) -> str:
     """Return the path as processes with another working directory need it; URIs stay."""
     return str(path) if is_uri(path) else str(Path(path).absolute())

@@ -85,7 +85,7 @@ def _write(
 
 def comparison_of(path: str, quantized_to: str) -> dict[str, Any] | None:
     """Return what `changenet quantize` found about a network: beside it, or of it in the folder of that action."""
-    beside = storage.join(path.rpartition("/")[0], COMPARISON)
+    beside = storage.join(storage.parent(path), COMPARISON)
     for file in (beside, storage.join(storage.absolute(quantized_to), COMPARISON)):
         if storage.exists(file):
             found: dict[str, Any] = json.loads(storage.read_text(file))

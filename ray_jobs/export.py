@@ -10,16 +10,21 @@ from typing import Any
 from changenet.adoption import SpecDescribes
 from changenet.agreement import contradictions
 from changenet.description import ModelDescription
-from changenet.errors import Problem, SpecError
+from changenet.errors import DataError, Problem, SpecError
 from changenet.export.onnx import Exported, export_bundle, export_quantized
 from changenet.export.parity import TOLERANCE
 from changenet.quantization.file import QuantizedCheckpoint, load_model
+from changenet.quantization_factory import sampled_pairs
 from changenet.spec import Experiment
+from changenet.spec.stored import read_stored
 from ray_jobs.action import Action
 from ray_jobs.console import out, result_table
 from ray_jobs.trained import checkpoint_path
 
 logger = logging.getLogger(__name__)
+
+CLASSIFY = "dataset.classify"
+COMPARED = 100  # validation pairs at most: every pair is scored twice
 
 
 def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False, force: bool = False) -> int:
@@ -59,7 +64,8 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False, fo
             exported = export_quantized(checkpoint, force=force, **to)
         else:
             logger.info("Tracing %s.", checkpoint.description.network["backbone"])
-            exported = export_bundle(checkpoint, opset=experiment.export.opset_version, **to)
+            pairs = _validation(experiment, checkpoint.description)
+            exported = export_bundle(checkpoint, opset=experiment.export.opset_version, validation=pairs, **to)
         rows = [(path, f"{size / 1e6:,.2f}") for path, size in exported.files.items()]
         out.print(result_table(f"Export, opset {exported.opset}", ("file", "MB"), rows))
         out.print(f"{_agreement(exported)}; {time.perf_counter() - started:.1f} s.", highlight=False)
@@ -67,10 +73,30 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False, fo
 
 
 def _agreement(exported: Exported) -> str:
-    if exported.precision == "fp32":
-        return f"Scores agree with the checkpoint to {exported.parity.max_error:.1e} (allowed {TOLERANCE:.0e})"
     share = exported.parity.agreement
+    if exported.precision == "fp32":
+        decisions = "" if share is None else f", and {share:.2%} of the decisions on validation pairs"
+        return (
+            f"Scores agree with the checkpoint to {exported.parity.max_error:.1e} (allowed {TOLERANCE:.0e}){decisions}"
+        )
     return f"{exported.precision}: " + ("not compared" if share is None else f"{share:.2%} of the decisions agree")
+
+
+def _validation(experiment: Experiment, description: ModelDescription) -> Iterator[tuple[Any, Any]] | None:
+    """Return validation pairs: of the set that the spec names, else of the one that the checkpoint was trained with."""
+    data = f"{CLASSIFY}.validation_dataset"
+    if not experiment.dataset.classify.validation_dataset.csv_path:
+        experiment = read_stored(description.spec)
+    if not experiment.dataset.classify.validation_dataset.csv_path:
+        logger.warning("Neither spec nor checkpoint names %s: no decisions on real pairs were compared.", data)
+        return None
+    try:
+        pairs, rows = sampled_pairs(experiment, "validation", description, COMPARED)
+        read = [pairs.read(row) for row in rows]
+    except (DataError, SpecError) as error:
+        logger.warning("No decisions on real pairs were compared: %s", error)
+        return None
+    return ((test[None], golden[None]) for test, golden in read)
 
 
 def _sizes(experiment: Experiment, description: ModelDescription) -> Iterator[Problem]:

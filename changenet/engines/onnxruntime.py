@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from types import ModuleType
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from changenet.bundle import Bundle
+from changenet.bundle import WEIGHTS, Bundle
 from changenet.description import ModelDescription
 from changenet.engines.interface import Array, Arrays, Engine
 from changenet.errors import CheckpointError, EngineError
@@ -45,7 +46,7 @@ class OnnxRuntimeEngine(Engine):
     """The graphs `encoder`, `golden` (learnable only) and `comparator`; `pair` is loaded when it is first used.
 
     Args:
-        read: Returns the content of the graph file of that name.
+        read: Returns the content of the file of that name, a graph or `WEIGHTS`; KeyError where there is none.
         description: What the model says about itself.
         threads: CPU threads of one call; None = all CPUs.
         precision: Of the graphs.
@@ -96,6 +97,10 @@ class OnnxRuntimeEngine(Engine):
             options.intra_op_num_threads = self._threads
         content = self._read(name)
         self.memory_bytes += len(content)
+        with contextlib.suppress(KeyError):
+            weights = self._read(WEIGHTS)  # each graph copies what it needs of them
+            options.add_external_initializers_from_files_in_memory([WEIGHTS], [weights], [len(weights)])
+            self.memory_bytes += len(weights) if name == "encoder.onnx" else 0
         state = onnxruntime.capi.onnxruntime_pybind11_state
         refusals = tuple(getattr(state, kind) for kind in _REFUSALS)  # they have no base of their own
         try:

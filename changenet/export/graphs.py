@@ -21,6 +21,7 @@ import onnx.parser
 import torch
 from torch import Tensor, nn
 
+from changenet.bundle import WEIGHTS
 from changenet.errors import EngineError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 MIN_OPSET = 18
 TORCHSCRIPT_OPSET = 17
 ONNX_LIMIT = 2**31  # bytes of one protobuf message
+_SMALL = 1024  # bytes; less stays in the graph, where shape inference can see it
 _EXAMPLES = 2  # a batch of one would be frozen into the graph as a constant
 
 
@@ -72,6 +74,7 @@ class Parts:
         comparator: `test_…`, `golden_…` -> `output`.
         image_size: Height and width of a picture.
         goldens: That a test is compared with.
+        weights: Content of the file `WEIGHTS` that the pieces share; empty where each holds its own.
     """
 
     normalise: onnx.ModelProto
@@ -80,20 +83,21 @@ class Parts:
     comparator: onnx.ModelProto
     image_size: tuple[int, int]
     goldens: int
+    weights: bytes = b""
 
 
-def export_graphs(network: ChangeNet, *, opset: int = MIN_OPSET, batch_size: int = -1) -> dict[str, onnx.ModelProto]:
-    """Return file name to graph; every graph takes any batch.
+def export_graphs(network: ChangeNet, *, opset: int = MIN_OPSET, batch_size: int = -1) -> dict[str, bytes]:
+    """Return file name to content: the graphs, which take any batch, and the weights where those need a file of their own.
 
     Args:
         network: On the CPU; put into evaluation mode.
         opset: At least `MIN_OPSET`.
         batch_size: Of `pair.onnx`; -1 = any. The graphs of the split road always take any.
-
-    Raises:
-        EngineError: The weights do not fit into one ONNX file.
     """
-    return assemble(trace_parts(network, opset=opset), batch_size=batch_size)
+    parts = trace_parts(network, opset=opset)
+    graphs = assemble(parts, batch_size=batch_size)
+    files = {name: graph.SerializeToString(deterministic=True) for name, graph in graphs.items()}
+    return {**files, WEIGHTS: parts.weights} if parts.weights else files
 
 
 @torch.inference_mode(False)
@@ -101,11 +105,15 @@ def trace_parts(network: ChangeNet, *, opset: int = MIN_OPSET) -> Parts:
     """Return the traced pieces of a network (arguments and errors as `export_graphs`).
 
     `TORCHSCRIPT_OPSET` takes PyTorch's older exporter, the only one that knows the rounding of ModelOpt's layers.
+
+    Raises:
+        EngineError: The weights do not fit into one ONNX file, and the older exporter is to write it.
     """
     weights = sum(each.numel() * each.element_size() for each in network.state_dict().values())
-    if weights >= ONNX_LIMIT:
+    apart = bytearray() if weights >= ONNX_LIMIT else None
+    if apart is not None and opset == TORCHSCRIPT_OPSET:
         what = f"an ONNX file holds less than {ONNX_LIMIT >> 30} GiB, and the weights are {weights / 2**30:.1f} GiB"
-        raise EngineError(what, fix="Use a smaller encoder, or serve the checkpoint.")
+        raise EngineError(what, fix="Quantize a smaller encoder, or with backend: torchao.")
     network.eval()
     # Two different pictures: the exporter takes one tensor given twice for one input.
     goldens = network.num_golden
@@ -123,14 +131,32 @@ def trace_parts(network: ChangeNet, *, opset: int = MIN_OPSET) -> Parts:
     golden_names = [f"golden_{level}" for level in range(len(test))]
     normalised = network.normalise(pictures[0])
     body = _trace("encoder", _Encode(network), (normalised,), ["normalised"], features, opset)
+    _take_weights(body, apart)
     normalise = _trace("normalise", network.normalise, (pictures[0],), ["picture"], ["normalised"], opset)
     comparator = _trace(
         "comparator", _Compare(network), (test, halves), [*test_names, *golden_names], ["output"], opset
     )
+    _take_weights(comparator, apart)
     golden_part = None
     if network.difference_module == "learnable":
         golden_part = _trace("golden", _PrepareGolden(network), (test,), features, golden_names, opset)
-    return Parts(normalise, body, golden_part, comparator, network.image_size, goldens)
+        _take_weights(golden_part, apart)
+    return Parts(normalise, body, golden_part, comparator, network.image_size, goldens, bytes(apart or b""))
+
+
+def _take_weights(model: onnx.ModelProto, apart: bytearray | None) -> None:
+    """Move the large weights of a graph to the end of `apart`, in place; None leaves them."""
+    if apart is None:
+        return
+    for weight in model.graph.initializer:
+        if len(weight.raw_data) < _SMALL:
+            continue
+        place = {"location": WEIGHTS, "offset": str(len(apart)), "length": str(len(weight.raw_data))}
+        apart += weight.raw_data
+        weight.ClearField("raw_data")
+        weight.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in place.items():
+            weight.external_data.add(key=key, value=value)
 
 
 def assemble(parts: Parts, *, batch_size: int = -1) -> dict[str, onnx.ModelProto]:
@@ -149,8 +175,9 @@ def assemble(parts: Parts, *, batch_size: int = -1) -> dict[str, onnx.ModelProto
     )
     if batch_size > 0:
         fix_batch(graphs["pair.onnx"], batch_size)
-    for graph in graphs.values():
-        onnx.checker.check_model(graph)
+    if not parts.weights:  # the checker looks for the file, which is in memory only
+        for graph in graphs.values():
+            onnx.checker.check_model(graph)
     return graphs
 
 
@@ -330,7 +357,11 @@ def _sides_of(value: onnx.ValueInfoProto) -> list[str]:
 
 def _join(first: onnx.ModelProto, second: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """Feed outputs of one graph to the inputs of the same names of another."""
-    joined: onnx.ModelProto = onnx.compose.merge_models(first, second, io_map=[(name, name) for name in names])
+    # Not `merge_models`: it wants weights in the graphs, and the whole in one file.
+    graph = onnx.compose.merge_graphs(first.graph, second.graph, io_map=[(name, name) for name in names])
+    versions = {each.domain: each.version for each in [*second.opset_import, *first.opset_import]}
+    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in versions.items()]
+    joined: onnx.ModelProto = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=first.ir_version)
     del joined.graph.value_info[:]  # they call the batch of both pictures of a pair by the name of one
     joined.graph.doc_string = ""
     return joined

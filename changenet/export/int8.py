@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from changenet.engines.onnxruntime import import_onnxruntime
+from changenet.errors import EngineError
 from changenet.export.graphs import Parts
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
@@ -47,8 +48,11 @@ def quantize_parts(
         entropy: Ranges that lose the least information, instead of the smallest and the largest value.
 
     Raises:
-        EngineError: onnxruntime is not installed.
+        EngineError: onnxruntime is not installed, or the weights are too large for one ONNX file.
     """
+    if parts.weights:
+        what = "ONNX Runtime's quantizer takes weights of less than 2 GiB"
+        raise EngineError(what, fix="Quantize with backend: torchao.")
     graphs = [parts.encoder, parts.comparator, *([parts.golden] if parts.golden is not None else [])]
     nodes = [_nodes(graph, layers) for graph in graphs]
     observers = [Observer(graph, found, entropy=entropy) for graph, found in zip(graphs, nodes, strict=True)]

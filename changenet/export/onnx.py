@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import onnx
 import onnxscript
@@ -16,6 +16,7 @@ import torch
 from changenet import encryption, storage
 from changenet.bundle import (
     SELFTEST,
+    WEIGHTS,
     EngineEntry,
     Manifest,
     Parity,
@@ -29,6 +30,7 @@ from changenet.engines.interface import Engine
 from changenet.engines.onnxruntime import OnnxRuntimeEngine, import_onnxruntime
 from changenet.engines.torch import TorchEngine
 from changenet.errors import CheckpointError, EngineError
+from changenet.evaluation.comparison import compare_engines
 from changenet.export.graphs import MIN_OPSET, export_graphs, fix_batch, supported_opset
 from changenet.export.parity import check_parity, make_pairs
 from changenet.export.qdq import qdq_graphs
@@ -66,6 +68,7 @@ def export_bundle(
     batch_size: int = -1,
     encryption_key: str | None = None,
     overwrite: bool = False,
+    validation: Iterable[tuple[Any, Any]] | None = None,
 ) -> Exported:
     """Write the bundle of a checkpoint, after its graphs have agreed with the PyTorch network.
 
@@ -79,6 +82,8 @@ def export_bundle(
         batch_size: Of `pair.onnx`; -1 = any.
         encryption_key: Encrypts every model file.
         overwrite: Replace what an earlier export wrote.
+        validation: Real tests uint8 (B, 3, H, W) and goldens ([B, N,] 3, H, W), batch by batch, on which decisions are
+            compared, too; None: on none.
 
     Raises:
         CheckpointError: The weights do not fit, or something is there that may not be replaced.
@@ -90,10 +95,7 @@ def export_bundle(
     network = build_network(checkpoint)
     split = merged(network)
     opset = supported_opset(opset)
-    graphs = {
-        name: graph.SerializeToString(deterministic=True)
-        for name, graph in export_graphs(split, opset=opset, batch_size=batch_size).items()
-    }
+    graphs = export_graphs(split, opset=opset, batch_size=batch_size)
     engine = OnnxRuntimeEngine(graphs.__getitem__, description=description)
     reference = TorchEngine(network)
     shape = description.layout.shape
@@ -109,6 +111,8 @@ def export_bundle(
         num_golden=goldens,
         pair_batch=batch_size,
     )
+    if validation is not None:
+        parity = replace(parity, agreement=compare_engines(reference, engine, validation, description).agreement)
     return _write(
         graphs,
         _Facts(description, weights_digest(checkpoint.state), "fp32", parity, opset, batch_size),
@@ -239,8 +243,11 @@ def _write(
     write_bundle(folder, manifest, {**stored, SELFTEST: selftest}, overwrite=overwrite)
     sizes = {storage.join(folder, name): len(content) for name, content in {**stored, SELFTEST: selftest}.items()}
     if onnx_file is not None:
-        storage.write_bytes(onnx_file, stored["pair.onnx"])
-        sizes[str(onnx_file)] = len(stored["pair.onnx"])
+        beside = storage.join(storage.parent(onnx_file), WEIGHTS)  # where the graph looks for it
+        for path, name in ((str(onnx_file), "pair.onnx"), (beside, WEIGHTS)):
+            if name in stored:
+                storage.write_bytes(path, stored[name])
+                sizes[path] = len(stored[name])
     return Exported(files=sizes, opset=opset, parity=parity, precision=facts.precision)
 
 

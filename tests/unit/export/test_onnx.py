@@ -13,10 +13,12 @@ from changenet.bundle import read_bundle
 from changenet.engines import load_engine
 from changenet.engines.torch import TorchEngine
 from changenet.errors import CheckpointError, DataError, EngineError
+from changenet.export import graphs
 from changenet.export import onnx as onnx_export
 from changenet.export.onnx import export_bundle, weights_digest
 from changenet.export.parity import check_parity, make_pairs
 from changenet.inspection import Inspector
+from changenet.sealing import seal
 from changenet.training.checkpoint import build_network
 
 
@@ -94,6 +96,37 @@ def test_euclidean_bundle_with_a_fixed_pair_batch_and_a_small_opset(make_checkpo
     np.testing.assert_allclose(engine.score(test, golden), wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_weights_too_large_for_one_file_lie_beside_the_graphs(
+    checkpoint, pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "ONNX_LIMIT", 10_000)
+    folder, file = tmp_path / "bundle", tmp_path / "model.onnx"
+    export_bundle(checkpoint, folder, onnx_file=file, batch_size=5)
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    assert sizes["weights.data"] > 10_000
+    manifest = read_bundle(folder).manifest
+    assert "weights.data" in manifest.engines[0].sha256
+    wanted = TorchEngine(build_network(checkpoint)).score(*pairs)
+    engine, _, _ = load_engine(str(folder))
+    np.testing.assert_allclose(engine.score(*pairs), wanted, atol=1e-4)
+    assert engine.memory_bytes > sizes["weights.data"]
+    # Others open the copy by its path, and find the weights beside it.
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    inputs = {
+        name: picture.astype(np.float32) / 64 - 2 for name, picture in zip(("input_1", "input_2"), pairs, strict=True)
+    }
+    np.testing.assert_allclose(session.run(None, inputs)[0], engine.pair(*inputs.values()), atol=1e-5)
+    sealed = tmp_path / "sealed"
+    seal(str(folder), "horse staple", target=str(sealed))
+    assert (sealed / "weights.data").read_bytes().startswith(b"\x89CHGNET")
+    locked, _, _ = load_engine(str(sealed), encryption_key="horse staple")
+    np.testing.assert_array_equal(locked.score(*pairs), engine.score(*pairs))
+    whole = (folder / "weights.data").read_bytes()
+    (folder / "weights.data").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=r"weights\.data: changed since it was written"):
+        load_engine(str(folder))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["timm/tf_efficientnet_lite0", "timm/test_vit", "fan_tiny_8_p4_hybrid"])
 def test_every_kind_of_encoder_exports(backbone: str, make_checkpoint, tmp_path: Path) -> None:
@@ -150,10 +183,11 @@ def test_pairs_with_several_goldens_are_distinct_and_one_golden_is_as_before() -
 def test_a_graph_that_disagrees_is_not_written_and_the_first_tensor_is_named(
     bundle_folder: Path, checkpoint, tmp_path: Path, monkeypatch
 ) -> None:
-    graphs = {path.name: onnx.load(path) for path in bundle_folder.glob("*.onnx")}
-    weight = next(each for each in graphs["golden.onnx"].graph.initializer if "difference.1" in each.name)
+    loaded = {path.name: onnx.load(path) for path in bundle_folder.glob("*.onnx")}
+    weight = next(each for each in loaded["golden.onnx"].graph.initializer if "difference.1" in each.name)
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) + 5, weight.name))
-    monkeypatch.setattr(onnx_export, "export_graphs", lambda *_, **__: graphs)
+    files = {name: graph.SerializeToString() for name, graph in loaded.items()}
+    monkeypatch.setattr(onnx_export, "export_graphs", lambda *_, **__: files)
     with pytest.raises(EngineError, match=r"golden\.onnx golden_1 drifts first"):
         export_bundle(checkpoint, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []

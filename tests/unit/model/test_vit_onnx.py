@@ -29,7 +29,7 @@ def test_graphs_of_vision_transformers_agree_at_any_batch(
     backbone: str, kind: str, side: int, make_network: Callable[..., ChangeNet]
 ) -> None:
     network = make_network(backbone=backbone, difference_module=kind, image_size=(side, side))
-    graph = export_graphs(network)["pair.onnx"].SerializeToString()
+    graph = export_graphs(network)["pair.onnx"]
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     for batch in (1, 2, 7):
         test, golden = torch.randn(2, batch, 3, side, side)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -25,7 +24,7 @@ from ray_jobs.cli import app
 @pytest.fixture
 def spec(checkpoint_file: str, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return a spec that exports the tiny checkpoint; its graphs have been traced already."""
-    graphs = {path.name: onnx.load(path) for path in bundle_folder.glob("*.onnx")}
+    graphs = {path.name: path.read_bytes() for path in bundle_folder.glob("*.onnx")}
     monkeypatch.setattr(onnx_export, "export_graphs", lambda *_, **__: graphs)
     path = tmp_path / "spec.yaml"
     values = {"results_dir": str(tmp_path / "results"), "export": {"checkpoint": checkpoint_file}}
@@ -60,6 +59,25 @@ def test_sizes_in_the_spec_must_be_the_checkpoints(spec: str) -> None:
         export.run(spec, ["export.input_width=224", "export.input_height=64"], overwrite=True)
     assert "export.input_height: is 64" in str(caught.value)
     assert "export.input_width: is 224" in str(caught.value)
+
+
+def test_decisions_on_validation_pairs_are_compared(
+    spec: str, pair_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def agreement() -> float | None:
+        return read_bundle(tmp_path / "results" / "export" / "bundle").manifest.engines[0].parity.agreement
+
+    assert export.run(spec) == 0
+    assert agreement() is None
+    assert "no decisions on real pairs were compared" in caplog.text
+    files = f"{{csv_path: {pair_folder}/val.csv, images_dir: {pair_folder}/images}}"
+    assert export.run(spec, [f"dataset.classify.validation_dataset={files}"], overwrite=True) == 0
+    assert agreement() == 1
+    assert "100.00% of the decisions on validation pairs" in " ".join(capsys.readouterr().out.split())
+    gone = f"dataset.classify.validation_dataset={{csv_path: {tmp_path}/gone.csv, images_dir: {pair_folder}}}"
+    assert export.run(spec, [gone], overwrite=True) == 0
+    assert agreement() is None
+    assert "gone.csv" in caplog.text
 
 
 def test_a_checkpoint_must_be_named_and_there(spec: str) -> None:
