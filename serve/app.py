@@ -29,9 +29,11 @@ def build(settings: ServiceSettings) -> serve.Application:
     def replica() -> "FastAPI":
         from serve.ingress import create_app
         from serve.inspector import load_models
+        from serve.keys import KeyRing
 
         _log_like_ray_serve()
-        return create_app(load_models(settings), settings.limits)
+        keys = KeyRing(settings.keys_file) if settings.keys_file else None
+        return create_app(load_models(settings), settings.limits, keys=keys)
 
     deployment = serve.deployment(
         serve.ingress(replica)(),

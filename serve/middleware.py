@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 
@@ -13,6 +15,8 @@ from serve.request_id import request_id_of
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("serve.access")
+
+DROP_SECONDS = 10.0
 
 # The page loads its own script and style and shows pictures from the user's disk; nothing else may load or embed.
 SECURITY_HEADERS = {
@@ -67,6 +71,7 @@ class Envelope:
                     "path": scope["path"],
                     "status": status,
                     "milliseconds": round(1e3 * (time.perf_counter() - started), 2),
+                    "key": scope["state"].get("key_name"),
                     **scope["state"].get("facts", {}),
                     "log_to_stderr": False,  # Ray Serve keeps such a line in the replica's own log file
                 },
@@ -76,13 +81,14 @@ class Envelope:
 class BodyLimit:
     """Answers 413 to a body over `limit` bytes: at once when its length is announced, else as soon as it is too long.
 
-    The rest of a refused body is read and dropped (up to `limit` bytes) before the answer, because many clients only
-    read an answer after they have sent everything.
+    A body that is not here after `seconds` is answered 408. The rest of a refused body is read and dropped (up to `limit`
+    bytes, for a few seconds) before the answer, because many clients only read an answer after they have sent everything.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
         self.app = app
         self.limit = limit
+        self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -94,25 +100,35 @@ class BodyLimit:
         headers = Headers(scope=scope)
         read = 0
         ended = "content-length" not in headers and "transfer-encoding" not in headers
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.seconds
 
         async def receive_counted() -> Message:
             nonlocal read, ended
-            message = await receive()
+            # After its end a route may wait here for the client to go, for as long as it likes.
+            async with asyncio.timeout_at(None if ended else deadline):
+                message = await receive()
             read += len(message.get("body", b""))
             ended = message["type"] == "http.disconnect" or not message.get("more_body", False)
             return message
 
         async def receive_limited() -> Message:
-            message = await receive_counted()
+            try:
+                message = await receive_counted()
+            except TimeoutError as error:
+                raise HttpError(408, "timeout", f"The body was not here within {self.seconds:g} seconds.") from error
             if read > self.limit:
                 raise HttpError(413, "request-too-large", detail)
             return message
 
         async def send_after_body(message: Message) -> None:
+            nonlocal deadline
             if message["type"] == "http.response.start":
                 allowance = read + self.limit
-                while not ended and read < allowance:
-                    await receive_counted()
+                deadline = loop.time() + min(self.seconds, DROP_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    while not ended and read < allowance:
+                        await receive_counted()
             await send(message)
 
         length = headers.get("content-length", "0")
