@@ -30,10 +30,12 @@ def build(settings: ServiceSettings) -> serve.Application:
         from serve.ingress import create_app
         from serve.inspector import load_models
         from serve.keys import KeyRing
+        from serve.metrics import Metrics, RaySink
 
         _log_like_ray_serve()
         keys = KeyRing(settings.keys_file) if settings.keys_file else None
-        return create_app(load_models(settings), settings.limits, keys=keys)
+        metrics = Metrics(RaySink())
+        return create_app(load_models(settings, metrics), settings.limits, keys=keys, metrics=metrics)
 
     deployment = serve.deployment(
         serve.ingress(replica)(),

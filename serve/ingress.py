@@ -15,8 +15,9 @@ from fastapi.responses import HTMLResponse
 import changenet
 from serve.access import CHALLENGE, KeyGuard, check_scope, open_to
 from serve.form import read_inspection_form
-from serve.inspector import ServedModel
+from serve.inspector import PICTURE_PROBLEMS, ServedModel
 from serve.keys import KeyRing, Scope
+from serve.metrics import Metrics
 from serve.middleware import BodyLimit, Envelope
 from serve.page import mount_assets, render_page
 from serve.problems import MEDIA_TYPE, HttpError, add_problem_handlers
@@ -64,16 +65,21 @@ class Service:
     admission: Admission
     request_seconds: float
     wants_keys: bool
+    metrics: Metrics
 
 
-def create_app(models: Mapping[str, ServedModel], limits: Limits, *, keys: KeyRing | None = None) -> FastAPI:
+def create_app(
+    models: Mapping[str, ServedModel], limits: Limits, *, keys: KeyRing | None = None, metrics: Metrics | None = None
+) -> FastAPI:
     """Return the web application around loaded models.
 
     Args:
         models: By name.
         limits: What one replica takes on.
         keys: Who may use it; None: everybody who reaches it.
+        metrics: Counts; None: nobody does.
     """
+    metrics = metrics or Metrics()
     app = FastAPI(
         title="ChangeNet inspection",
         version=changenet.__version__,
@@ -82,13 +88,15 @@ def create_app(models: Mapping[str, ServedModel], limits: Limits, *, keys: KeyRi
         dependencies=[Depends(check_scope)] if keys else [],
         responses={"default": {"description": "An error", "content": {MEDIA_TYPE: {}}, "model": ProblemDetails}},
     )
-    app.state.service = Service(models, Admission(limits.inspections), limits.request_seconds, keys is not None)
+    app.state.service = Service(
+        models, Admission(limits.inspections), limits.request_seconds, keys is not None, metrics
+    )
     add_problem_handlers(app)
     # The last one added is the outermost.
     if keys:
         app.add_middleware(KeyGuard, ring=keys)
     app.add_middleware(BodyLimit, limit=limits.request_bytes, seconds=limits.request_seconds)
-    app.add_middleware(Envelope)
+    app.add_middleware(Envelope, metrics=metrics)
     app.include_router(router)
     mount_assets(app)
     return app
@@ -142,9 +150,20 @@ async def inspect(model: Served, service: InService, request: Request) -> Inspec
                 )
                 read = time.perf_counter()
                 inspected = await model.inspect(form)
+        except HttpError as error:
+            if error.kind in PICTURE_PROBLEMS:
+                service.metrics.picture_error(model.name, error.kind)
+            raise
         except TimeoutError as error:
             raise HttpError(408, "timeout", f"No verdict within {service.request_seconds:g} seconds.") from error
     verdict = inspected.verdict
+    service.metrics.stage(model.name, "read", read - started)
+    service.metrics.stage(model.name, "decode", inspected.decode_seconds)
+    service.metrics.stage(model.name, "engine", inspected.engine_seconds)
+    service.metrics.golden(model.name, cached=False)
+    service.metrics.decision(
+        model.name, model.version, description=description, score=verdict.score, prediction=verdict.prediction
+    )
     request.state.facts = {"model": model.name, "score": verdict.score, "prediction": verdict.prediction}
     return Inspection(
         model=model.name,

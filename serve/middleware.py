@@ -10,6 +10,7 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.metrics import Metrics
 from serve.problems import HttpError, problem_response
 from serve.request_id import request_id_of
 
@@ -32,10 +33,11 @@ SECURITY_HEADERS = {
 
 
 class Envelope:
-    """Adds the security headers, writes one log line a request, and answers a crash with a problem of status 500."""
+    """Adds the security headers, counts and logs every request, and answers a crash with a problem of status 500."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
+        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -64,6 +66,10 @@ class Envelope:
             problem = HttpError(500, "internal", "The service failed on this request; its log has the reason.")
             await problem_response(problem, request_id_of(scope))(scope, receive, send_with_headers)
         finally:
+            seconds = time.perf_counter() - started
+            # Of a path that is no route, or without a key, nothing is kept: it is whatever a stranger made up.
+            route = getattr(scope.get("route"), "path", "none")
+            self.metrics.request(route=route, method=scope["method"], status=status, seconds=seconds)
             access_logger.info(
                 "request",
                 extra={
@@ -71,7 +77,7 @@ class Envelope:
                     "method": scope["method"],
                     "path": scope["path"],
                     "status": status,
-                    "milliseconds": round(1e3 * (time.perf_counter() - started), 2),
+                    "milliseconds": round(1e3 * seconds, 2),
                     "key": scope["state"].get("key_name"),
                     **scope["state"].get("facts", {}),
                     "log_to_stderr": False,  # Ray Serve keeps such a line in the replica's own log file
