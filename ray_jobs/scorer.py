@@ -6,6 +6,7 @@ It reads the pictures of a batch itself: no process waits for another one's CPU,
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import threading
 from collections.abc import Iterator
@@ -18,13 +19,15 @@ from pydantic import SecretStr
 
 from changenet.data.pairs import PairSource
 from changenet.description import UNSCORED
-from changenet.errors import DataError, Problem
+from changenet.errors import DataError, EngineError, Problem
 from changenet.inspection import Inspector
 from changenet.training.memory import keep_freed_memory
 from ray_jobs.score_parts import Columns
 
 if TYPE_CHECKING:
     from changenet.training.checkpoint import Describe
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,13 @@ class Scorer:
         if device == "cpu":
             keep_freed_memory()
         # One thread a batch: the result of a sum depends on how many threads share it.
-        self._inspector = model.load(threads=1, device=device)
+        try:
+            self._inspector = model.load(threads=1, device=device)
+        except EngineError as error:
+            if device == "cpu":
+                raise
+            logger.warning("This worker scores on the CPU: %s", error)
+            self._inspector, device = model.load(threads=1), "cpu"
         self._source: PairSource = ray.get(source) if isinstance(source, ray.ObjectRef) else source
         self._batch_size = batch_size
         self._lanes = ThreadPoolExecutor(lanes)

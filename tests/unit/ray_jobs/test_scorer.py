@@ -77,3 +77,14 @@ def test_a_row_that_cannot_be_read_says_why_and_stops_nobody_else(
 def test_what_ray_data_notes_about_its_workers_has_no_key() -> None:
     model = ModelFile("a.pth", encryption_key=SecretStr("horse staple"))
     assert "horse staple" not in str(asdict(model)) + repr(model)
+
+
+def test_a_worker_whose_engine_finds_no_gpu_scores_on_the_cpu_and_says_so(
+    source: PairSource, bundle_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = ModelFile(str(bundle_folder))
+    scorer = Scorer(model=model, source=source, batch_size=3, lanes=1, device="cuda")
+    (block,) = scorer({"batches": np.array([[0]])})
+    assert np.isfinite(block["score"]).all()
+    assert "scores on the CPU" in caplog.text
+    assert "onnxruntime-gpu" in caplog.text
