@@ -10,7 +10,7 @@ call counts: other work on the machine disturbs that least. `golden kept` means 
 `prepare_golden` before, as in serving. Memory is the most that a row's process held, what Python and the libraries need
 included.
 
-`--trained` adds decision agreement: the pairs of the test set of a spec, scored by a trained checkpoint in every
+`--trained` adds decision agreement: pairs of the test set of a spec, scored by a trained checkpoint in every
 precision (int8 is calibrated on the spec's training set, as `changenet quantize` does it).
 """
 
@@ -29,6 +29,9 @@ from typing import Any
 
 import numpy as np
 
+os.environ.setdefault(
+    "GOMP_SPINCOUNT", "20000"
+)  # as in our workers: threads of PyTorch wait for each other, not for ever
 THREADS = os.cpu_count() or 1
 BATCHES = (1, 8)
 SECONDS = 1.5  # of a visit, for each batch and way
@@ -37,6 +40,7 @@ ONNX, INT8 = "ONNX Runtime fp32", "ONNX Runtime int8"
 ROWS = (BASELINE, EAGER, BF16, ONNX, INT8)
 FAN, LIGHT, RADIO = "fan_tiny_8_p4_hybrid", "timm/tf_efficientnet_lite0", "c_radio_v2_vit_base_patch16_224"
 NETWORKS = (FAN, "fan_small_12_p4_hybrid", LIGHT, RADIO)
+JUDGED = 400  # pairs at most, of all labels
 CALIBRATION = 16  # pairs of noise: they set ranges, and time does not depend on those
 
 
@@ -183,7 +187,7 @@ def works(row: str, name: str, lights: int, graphs: dict[str, bytes]) -> tuple[W
         from changenet.model.merging import merged
 
         precision = "bf16" if row == BF16 else "fp32"
-        engine: Any = TorchEngine(merged(build(name, lights)), threads=THREADS, precision=precision)
+        engine: Any = TorchEngine(merged(build(name, lights), in_place=True), threads=THREADS, precision=precision)
     else:
         engine = graph_engine(graphs)
 
@@ -330,7 +334,7 @@ def judge(path: str, spec: str) -> dict[str, tuple[str, str, str]]:
     for row, parts in ((ONNX, floats), (INT8, integers)):
         graphs = {file: graph.SerializeToString() for file, graph in assemble(parts).items()}
         engines[row] = OnnxRuntimeEngine(graphs.__getitem__, description=description)
-    pairs, rows = quantization_factory.sampled_pairs(experiment, "test", description, 1000)
+    pairs, rows = quantization_factory.sampled_pairs(experiment, "test", description, JUDGED)
     is_defect = pairs.annotations.is_defect[rows]
     cells = {}
     for row, engine in engines.items():

@@ -93,6 +93,8 @@ class OnnxRuntimeEngine(Engine):
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # A graph's threads would spin after its run, on the CPUs that the next graph runs on.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         content = self._read(name)

@@ -88,7 +88,7 @@ class TorchEngine(Engine):
                 raise EngineError(what, fix="Leave the precision out.")
             network, precision = build_quantized(checkpoint), checkpoint.precision
         else:
-            network = merged(build_network(checkpoint))
+            network = merged(build_network(checkpoint), in_place=True)
         return cls(network, threads=threads, device=device, precision=precision, compiled=compiled)
 
     def _encode_pictures(self, pictures: Tensor) -> tuple[Tensor, ...]:

@@ -34,16 +34,17 @@ class GoldenHalf(nn.Conv2d):
 
 
 @torch.no_grad()
-def merged(network: ChangeNet) -> ChangeNet:
-    """Return a copy, in evaluation mode, that gives the same outputs; what `encode` returns may be wider or narrower.
+def merged(network: ChangeNet, *, in_place: bool = False) -> ChangeNet:
+    """Return a copy, or the network itself, in evaluation mode, that gives the same outputs; what `encode` returns may be wider or narrower.
 
     A level's projection goes into the first convolutions of its comparison where that saves work: always for levels that
     are narrower than the common width. The norm after the fusion goes into the fusion.
 
     Args:
-        network: Of floats; it is not changed.
+        network: Of floats.
+        in_place: Change the network instead of a copy of it.
     """
-    copied = copy.deepcopy(network).eval()
+    copied = (network if in_place else copy.deepcopy(network)).eval()
     pyramid = copied.pyramid
     if pyramid is not None:
         sizes = list(reversed(copied.backbone.level_sizes(copied.image_size)))
