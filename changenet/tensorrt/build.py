@@ -191,8 +191,8 @@ class _Builder:
         if not parser.parse(model.SerializeToString()):
             found = parser.get_error(0).desc() if parser.num_errors else self._package.failure()
             self._package.messages.clear()
-            first = found.strip().splitlines()[0]
-            raise EngineError(f"TensorRT cannot read {name}: {first[:300]}", fix=_OTHERWISE)
+            reason = " ".join(found.partition("[checkMacros")[0].split())
+            raise EngineError(f"TensorRT cannot read {name}: {reason[:300]}", fix=_OTHERWISE)
         return network, parser
 
     def _config(self) -> tuple[Any, Any]:
