@@ -22,7 +22,7 @@ from changenet.data.pairs import PairSource
 from changenet.description import ModelDescription, Threshold
 from changenet.engines.tensorrt import RUNTIME as TENSORRT
 from changenet.engines.tensorrt import open_files
-from changenet.errors import CheckpointError, EngineError, Problem, SpecError
+from changenet.errors import ChangeNetError, CheckpointError, EngineError, Problem, SpecError
 from changenet.evaluation.thresholds import fit_threshold
 from changenet.spec import Experiment
 from changenet.spec.actions import Scoring, runs_engine_file
@@ -147,7 +147,18 @@ class TrainedNetwork:
             what = "TensorRT runs on GPUs, and no worker has one"
             fix = f"Run on a cluster with GPUs, or name a checkpoint or a bundle and leave {self._action}.engine out."
             raise EngineError(what, where=self.file.path, fix=fix)
+        if self.engine == TENSORRT:
+            self._try_on_a_gpu()
         return workers
+
+    def _try_on_a_gpu(self) -> None:
+        """Open the engine once where it will run: what fails in a worker of Ray Data is no error that a user can read."""
+        import ray
+
+        try:
+            ray.get(ray.remote(num_cpus=0, num_gpus=1)(_open_on_gpu).remote(self.file))
+        except ChangeNetError as error:  # Ray's own, which is one of ours, too
+            raise EngineError(error.problems) from None
 
     def _fit(self, target: float, margin: float) -> Threshold:
         if not self._experiment.dataset.classify.validation_dataset.csv_path:
@@ -166,6 +177,10 @@ class TrainedNetwork:
         )
         logger.info("Threshold %g fitted on %s.", threshold.value, source.annotations.path)
         return threshold
+
+
+def _open_on_gpu(file: ModelFile) -> None:
+    file.load(device="cuda")
 
 
 def _known(description: ModelDescription, _: object) -> ModelDescription:

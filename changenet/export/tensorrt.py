@@ -16,7 +16,7 @@ from changenet.tensorrt.build import BuildSettings, Built, build_plans
 from changenet.tensorrt.tag import EngineTag
 
 # Of |score difference| / max(1, |score|): numbers of 8 bits are rounded elsewhere, and those of 16 hold three digits.
-TOLERANCES = {"fp32": TOLERANCE, "fp16": 0.05, "bf16": 0.1, "int8": 0.2, "fp8": 0.2}
+TOLERANCES = {"fp32": TOLERANCE, "fp16": 0.05, "bf16": 0.05, "int8": 0.2, "fp8": 0.2}
 _BUNDLE = "bundle"
 
 
