@@ -29,9 +29,13 @@ def build(settings: ServiceSettings) -> serve.Application:
     def replica() -> "FastAPI":
         from serve.ingress import create_app
         from serve.inspector import load_models
+        from serve.keys import KeyRing
+        from serve.metrics import Metrics, RaySink
 
         _log_like_ray_serve()
-        return create_app(load_models(settings), settings.limits)
+        keys = KeyRing(settings.keys_file) if settings.keys_file else None
+        metrics = Metrics(RaySink())
+        return create_app(load_models(settings, metrics), settings.limits, keys=keys, metrics=metrics)
 
     deployment = serve.deployment(
         serve.ingress(replica)(),

@@ -13,8 +13,11 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 import changenet
+from serve.access import CHALLENGE, KeyGuard, check_scope, open_to
 from serve.form import read_inspection_form
-from serve.inspector import ServedModel
+from serve.inspector import PICTURE_PROBLEMS, ServedModel
+from serve.keys import KeyRing, Scope
+from serve.metrics import Metrics
 from serve.middleware import BodyLimit, Envelope
 from serve.page import mount_assets, render_page
 from serve.problems import MEDIA_TYPE, HttpError, add_problem_handlers
@@ -61,27 +64,39 @@ class Service:
     models: Mapping[str, ServedModel]
     admission: Admission
     request_seconds: float
+    wants_keys: bool
+    metrics: Metrics
 
 
-def create_app(models: Mapping[str, ServedModel], limits: Limits) -> FastAPI:
+def create_app(
+    models: Mapping[str, ServedModel], limits: Limits, *, keys: KeyRing | None = None, metrics: Metrics | None = None
+) -> FastAPI:
     """Return the web application around loaded models.
 
     Args:
         models: By name.
         limits: What one replica takes on.
+        keys: Who may use it; None: everybody who reaches it.
+        metrics: Counts; None: nobody does.
     """
+    metrics = metrics or Metrics()
     app = FastAPI(
         title="ChangeNet inspection",
         version=changenet.__version__,
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
+        dependencies=[Depends(check_scope)] if keys else [],
         responses={"default": {"description": "An error", "content": {MEDIA_TYPE: {}}, "model": ProblemDetails}},
     )
-    app.state.service = Service(models, Admission(limits.inspections), limits.request_seconds)
+    app.state.service = Service(
+        models, Admission(limits.inspections), limits.request_seconds, keys is not None, metrics
+    )
     add_problem_handlers(app)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, limit=limits.request_bytes)
-    app.add_middleware(Envelope)
+    if keys:
+        app.add_middleware(KeyGuard, ring=keys)
+    app.add_middleware(BodyLimit, limit=limits.request_bytes, seconds=limits.request_seconds)
+    app.add_middleware(Envelope, metrics=metrics)
     app.include_router(router)
     mount_assets(app)
     return app
@@ -122,6 +137,7 @@ _INSPECTION_BODY = {
 
 
 @router.post("/v1/models/{model}/inspect", openapi_extra=_INSPECTION_BODY)
+@open_to(Scope.INSPECT)
 async def inspect(model: Served, service: InService, request: Request) -> Inspection:
     """Compare a test picture with its golden and decide."""
     started = time.perf_counter()
@@ -134,9 +150,20 @@ async def inspect(model: Served, service: InService, request: Request) -> Inspec
                 )
                 read = time.perf_counter()
                 inspected = await model.inspect(form)
+        except HttpError as error:
+            if error.kind in PICTURE_PROBLEMS:
+                service.metrics.picture_error(model.name, error.kind)
+            raise
         except TimeoutError as error:
             raise HttpError(408, "timeout", f"No verdict within {service.request_seconds:g} seconds.") from error
     verdict = inspected.verdict
+    service.metrics.stage(model.name, "read", read - started)
+    service.metrics.stage(model.name, "decode", inspected.decode_seconds)
+    service.metrics.stage(model.name, "engine", inspected.engine_seconds)
+    service.metrics.golden(model.name, cached=False)
+    service.metrics.decision(
+        model.name, model.version, description=description, score=verdict.score, prediction=verdict.prediction
+    )
     request.state.facts = {"model": model.name, "score": verdict.score, "prediction": verdict.prediction}
     return Inspection(
         model=model.name,
@@ -156,33 +183,43 @@ async def inspect(model: Served, service: InService, request: Request) -> Inspec
 
 
 @router.get("/v1/models")
+@open_to(Scope.INSPECT)
 async def list_models(service: InService) -> ModelList:
     """List the models that are served."""
     return ModelList(models=[_summary(model) for model in service.models.values()])
 
 
 @router.get("/v1/models/{model}")
+@open_to(Scope.INSPECT)
 async def describe_model(model: Served) -> ModelFacts:
     """Return what the bundle of a model says about itself."""
     return model.facts()
 
 
 @router.get("/v2/health/live")
+@open_to(None)
 async def live() -> Live:
     """Answer while the process does."""
     return Live()
 
 
 @router.get("/v2/health/ready")
+@open_to(None)
 async def ready() -> Ready:
     """Answer as soon as every model is loaded (before that there is no replica to answer)."""
     return Ready()
 
 
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
-async def page(service: InService) -> HTMLResponse:
-    """Return the inspection page."""
-    return HTMLResponse(render_page(list(service.models)))
+@open_to(None)
+async def page(service: InService, request: Request) -> HTMLResponse:
+    """Return the inspection page; with keys and without one, a browser gets the page that asks for it, as 401."""
+    asks = service.wants_keys and request.state.key is None
+    return HTMLResponse(
+        render_page([] if asks else list(service.models), asks_for_key=asks),
+        status_code=401 if asks else 200,
+        headers={"WWW-Authenticate": CHALLENGE} if asks else None,
+    )
 
 
 def _summary(model: ServedModel) -> ModelSummary:

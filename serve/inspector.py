@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from changenet.data.kinds import Kind, PictureError
 from changenet.errors import CheckpointError, DataError
 from serve.form import InspectionForm, Picture, part_name
+from serve.metrics import Metrics
 from serve.problems import HttpError
 from serve.schemas import Input, ModelFacts, ThresholdFacts
 from serve.settings import ServiceSettings
@@ -32,6 +33,9 @@ _SIGNATURES = (
     *(b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\x00", b"MM\x00*", b"RIFF"),
     *(b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"),
 )
+
+NOT_A_PICTURE, PICTURE_TOO_LARGE, UNREADABLE_PICTURE = "not-a-picture", "picture-too-large", "unreadable-picture"
+PICTURE_PROBLEMS = (NOT_A_PICTURE, PICTURE_TOO_LARGE, UNREADABLE_PICTURE)
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,25 @@ class ServedModel:
         inspector: Decides.
         decoders: Threads for decoding, shared by all models.
         picture_pixels: Limit on the pixels of an uploaded picture.
+        metrics: Counted with.
     """
 
     def __init__(
-        self, *, name: str, version: str, inspector: Inspector, decoders: ThreadPoolExecutor, picture_pixels: int
+        self,
+        *,
+        name: str,
+        version: str,
+        inspector: Inspector,
+        decoders: ThreadPoolExecutor,
+        picture_pixels: int,
+        metrics: Metrics | None = None,
     ) -> None:
         self.name = name
         self.version = version
         self.inspector = inspector
         self._decoders = decoders
         self._picture_pixels = picture_pixels
+        self._metrics = metrics or Metrics()
         self._engine = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{name}")
 
     async def inspect(self, form: InspectionForm) -> Inspected:
@@ -75,8 +88,14 @@ class ServedModel:
             self._decode(form.test, "test"), *(self._decode(golden, "golden") for golden in form.goldens)
         )
         decoded = time.perf_counter()
-        verdict = await _in(self._engine, self.inspector.inspect_prepared, test, goldens)
+        verdict = await _in(self._engine, self._compare_now, test, goldens)
         return Inspected(verdict, decoded - started, time.perf_counter() - decoded)
+
+    def _compare_now(self, test: NDArray[np.uint8], goldens: list[NDArray[np.uint8]]) -> Verdict:
+        started = time.perf_counter()
+        verdict = self.inspector.inspect_prepared(test, goldens)
+        self._metrics.engine_call(self.name, pairs=1, seconds=time.perf_counter() - started)
+        return verdict
 
     async def _decode(self, picture: Picture, role: str) -> NDArray[np.uint8]:
         return await _in(self._decoders, self._decode_now, picture, role)
@@ -85,14 +104,14 @@ class ServedModel:
         for light, content in picture.items():
             if content and not content.startswith(_SIGNATURES):
                 detail = f"The part {part_name(role, light)!r} is not a picture."
-                raise HttpError(415, "not-a-picture", detail)
+                raise HttpError(415, NOT_A_PICTURE, detail)
         try:
             return self.inspector.prepare_picture(picture, where=role, max_pixels=self._picture_pixels)
         except DataError as error:
             problems = [str(problem) for problem in error.problems]
             if isinstance(error, PictureError) and error.kind is Kind.TOO_LARGE:
-                raise HttpError(413, "picture-too-large", problems[0]) from error
-            raise HttpError(400, "unreadable-picture", " ".join(problems), problems=problems) from error
+                raise HttpError(413, PICTURE_TOO_LARGE, problems[0]) from error
+            raise HttpError(400, UNREADABLE_PICTURE, " ".join(problems), problems=problems) from error
 
     def facts(self) -> ModelFacts:
         """Return what clients may know about the model."""
@@ -117,7 +136,7 @@ class ServedModel:
         )
 
 
-def load_models(settings: ServiceSettings) -> dict[str, ServedModel]:
+def load_models(settings: ServiceSettings, metrics: Metrics) -> dict[str, ServedModel]:
     """Load every model of the service, under its name, and let each pass its self-test.
 
     Raises:
@@ -140,6 +159,7 @@ def load_models(settings: ServiceSettings) -> dict[str, ServedModel]:
             inspector=inspector,
             decoders=decoders,
             picture_pixels=settings.limits.picture_pixels,
+            metrics=metrics,
         )
     return models
 
