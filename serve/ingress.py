@@ -2,65 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Mapping
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 import changenet
-from serve.form import read_inspection_form
+from serve import board, goldens
+from serve.form import read_pair
 from serve.inspector import ServedModel
 from serve.middleware import BodyLimit, Envelope
 from serve.page import mount_assets, render_page
-from serve.problems import MEDIA_TYPE, HttpError, add_problem_handlers
+from serve.problems import MEDIA_TYPE, add_problem_handlers
 from serve.schemas import Inspection, Live, ModelFacts, ModelList, ModelSummary, ProblemDetails, Ready, Timing
-from serve.settings import Limits
-
-RETRY_AFTER_SECONDS = 1
+from serve.service import Admission, InService, Served, Service, milliseconds, multipart_body
+from serve.settings import NAME_PATTERN, Limits
 
 router = APIRouter()
-
-
-class Admission:
-    """Counts the inspections that this replica holds and refuses more than it can keep in memory.
-
-    Args:
-        limit: Inspections at the same time.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._inside = 0
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Hold a place.
-
-        Raises:
-            HttpError: 503 with `Retry-After`, when there is none.
-        """
-        if self._inside >= self._limit:
-            detail = f"{self._limit} inspections are under way. Try again in a moment."
-            raise HttpError(503, "overloaded", detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
-        self._inside += 1
-        try:
-            yield
-        finally:
-            self._inside -= 1
-
-
-@dataclass(frozen=True)
-class Service:
-    """What the routes share."""
-
-    models: Mapping[str, ServedModel]
-    admission: Admission
-    request_seconds: float
 
 
 def create_app(models: Mapping[str, ServedModel], limits: Limits) -> FastAPI:
@@ -77,65 +36,36 @@ def create_app(models: Mapping[str, ServedModel], limits: Limits) -> FastAPI:
         redoc_url=None,
         responses={"default": {"description": "An error", "content": {MEDIA_TYPE: {}}, "model": ProblemDetails}},
     )
-    app.state.service = Service(models, Admission(limits.inspections), limits.request_seconds)
+    app.state.service = Service(models, Admission(limits.inspections), limits)
     add_problem_handlers(app)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, limit=limits.request_bytes)
+    app.add_middleware(BodyLimit, limit=limits.request_bytes, ending="/inspect_batch", ending_limit=limits.batch_bytes)
     app.add_middleware(Envelope)
-    app.include_router(router)
+    for each in (router, board.router, goldens.router):
+        app.include_router(each)
     mount_assets(app)
     return app
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-def _served(model: str, service: Annotated[Service, Depends(_service)]) -> ServedModel:
-    if model not in service.models:
-        raise HttpError(404, "no-such-model", f"No model {model!r} is served; GET /v1/models lists them.")
-    return service.models[model]
-
-
-InService = Annotated[Service, Depends(_service)]
-Served = Annotated[ServedModel, Depends(_served)]
-
-_INSPECTION_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "description": "Models with several lights take the parts test.LIGHT and golden.LIGHT.",
-                    "properties": {
-                        "test": {"type": "string", "format": "binary"},
-                        "golden": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                        "golden_id": {"type": "string"},
-                    },
-                }
-            }
-        },
-    }
-}
+_INSPECTION_BODY = multipart_body(
+    "Models with several lights take the parts test.LIGHT and golden.LIGHT.",
+    test={"type": "string", "format": "binary"},
+    golden={"type": "array", "items": {"type": "string", "format": "binary"}},
+    golden_id={"type": "string", "pattern": NAME_PATTERN},
+    threshold={"type": "number"},
+)
 
 
 @router.post("/v1/models/{model}/inspect", openapi_extra=_INSPECTION_BODY)
 async def inspect(model: Served, service: InService, request: Request) -> Inspection:
     """Compare a test picture with its golden and decide."""
     started = time.perf_counter()
-    with service.admission.one():
+    with service.admission.hold():
         description = model.inspector.description
-        try:
-            async with asyncio.timeout(service.request_seconds):
-                form = await read_inspection_form(
-                    request, lights=description.layout.lights, num_golden=description.num_golden
-                )
-                read = time.perf_counter()
-                inspected = await model.inspect(form)
-        except TimeoutError as error:
-            raise HttpError(408, "timeout", f"No verdict within {service.request_seconds:g} seconds.") from error
+        async with service.in_time():
+            form = await read_pair(request, lights=description.layout.lights, num_golden=description.num_golden)
+            read = time.perf_counter()
+            inspected = await model.inspect(form)
     verdict = inspected.verdict
     request.state.facts = {"model": model.name, "score": verdict.score, "prediction": verdict.prediction}
     return Inspection(
@@ -144,13 +74,14 @@ async def inspect(model: Served, service: InService, request: Request) -> Inspec
         engine=model.inspector.engine_name,
         score=verdict.score,
         threshold=verdict.threshold,
+        threshold_source="model" if form.threshold is None else "request",
         prediction=verdict.prediction,
-        golden_cached=False,
+        golden_cached=inspected.golden_cached,
         timing_ms=Timing(
-            read=_milliseconds(read - started),
-            decode=_milliseconds(inspected.decode_seconds),
-            engine=_milliseconds(inspected.engine_seconds),
-            total=_milliseconds(time.perf_counter() - started),
+            read=milliseconds(read - started),
+            decode=milliseconds(inspected.decode_seconds),
+            engine=milliseconds(inspected.engine_seconds),
+            total=milliseconds(time.perf_counter() - started),
         ),
     )
 
@@ -194,7 +125,3 @@ def _summary(model: ServedModel) -> ModelSummary:
         difference_module=description.difference_module,
         threshold=description.threshold.value,
     )
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(1e3 * seconds, 3)

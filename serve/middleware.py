@@ -74,22 +74,31 @@ class Envelope:
 
 
 class BodyLimit:
-    """Answers 413 to a body over `limit` bytes: at once when its length is announced, else as soon as it is too long.
+    """Answers 413 to a body over the limit: at once when its length is announced, else as soon as it is too long.
 
-    The rest of a refused body is read and dropped (up to `limit` bytes) before the answer, because many clients only
+    The rest of a refused body is read and dropped (up to the limit again) before the answer, because many clients only
     read an answer after they have sent everything.
+
+    Args:
+        app: What is protected.
+        limit: Bytes of a body.
+        ending: Paths that end so have a limit of their own.
+        ending_limit: That one.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, *, limit: int, ending: str, ending_limit: int) -> None:
         self.app = app
         self.limit = limit
+        self.ending = ending
+        self.ending_limit = ending_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        detail = f"The body has more than {self.limit} bytes."
+        limit = self.ending_limit if scope["path"].endswith(self.ending) else self.limit
+        detail = f"The body has more than {limit} bytes."
         too_large = problem_response(HttpError(413, "request-too-large", detail), request_id_of(scope))
         headers = Headers(scope=scope)
         read = 0
@@ -104,19 +113,19 @@ class BodyLimit:
 
         async def receive_limited() -> Message:
             message = await receive_counted()
-            if read > self.limit:
+            if read > limit:
                 raise HttpError(413, "request-too-large", detail)
             return message
 
         async def send_after_body(message: Message) -> None:
             if message["type"] == "http.response.start":
-                allowance = read + self.limit
+                allowance = read + limit
                 while not ended and read < allowance:
                     await receive_counted()
             await send(message)
 
         length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > self.limit:
+        if length.isdigit() and int(length) > limit:
             await too_large(scope, receive, send_after_body)
         else:
             await self.app(scope, receive_limited, send_after_body)

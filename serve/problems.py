@@ -54,15 +54,19 @@ class HttpError(Exception):
         self.headers = headers
 
 
-def problem_response(problem: HttpError, request_id: str) -> JSONResponse:
-    """Return the response that tells the client."""
-    body: dict[str, Any] = {
+def problem_of(problem: HttpError) -> dict[str, Any]:
+    """Return a problem as JSON, without the request it ended."""
+    return {
         "type": f"urn:changenet:problem:{problem.kind}",
         "title": TITLES.get(problem.status, "Error"),
         "status": problem.status,
         "detail": problem.detail,
-        "request_id": request_id,
     }
+
+
+def problem_response(problem: HttpError, request_id: str) -> JSONResponse:
+    """Return the response that tells the client."""
+    body = problem_of(problem) | {"request_id": request_id}
     if problem.problems:
         body["problems"] = list(problem.problems)
     return JSONResponse(body, status_code=problem.status, headers=problem.headers, media_type=MEDIA_TYPE)

@@ -28,9 +28,59 @@ class Inspection(_Schema):
     engine: str
     score: float = Field(description="How different test and golden are.")
     threshold: float = Field(description="FAIL when the score is greater.")
+    threshold_source: Literal["model", "request"] = Field(description="Who chose the threshold.")
     prediction: str = Field(description="PASS or FAIL; with several classes PASS or the name of the defect.")
     golden_cached: bool = Field(description="Whether the golden had been encoded before.")
     timing_ms: Timing
+
+
+class RowError(_Schema):
+    """Why a row has no verdict; the fields of a problem."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class RowResult(_Schema):
+    """The verdict on one row of a board."""
+
+    id: str
+    score: float | None = Field(description="Null where the row could not be scored.")
+    threshold: float
+    threshold_source: Literal["model", "request"]
+    prediction: str = Field(description="As for one pair; ERROR where the row could not be scored.")
+    golden_cached: bool
+    error: RowError | None
+
+
+class BoardTiming(_Schema):
+    """Where the time of a board went, in milliseconds."""
+
+    read: float = Field(description="Receiving and taking apart the body.")
+    inspect: float = Field(description="Decoding and comparing all pictures.")
+    total: float
+
+
+class BoardInspection(_Schema):
+    """The verdicts on a board, in the order of the manifest."""
+
+    model: str
+    version: str
+    engine: str
+    results: list[RowResult]
+    timing_ms: BoardTiming
+
+
+class GoldenFacts(_Schema):
+    """A registered golden."""
+
+    model: str
+    golden_id: str
+    pictures: list[dict[str, str]] = Field(description="For each picture the SHA-256 of every light.")
+    bytes: int
+    registered: str = Field(description="When, in UTC.")
 
 
 class Input(_Schema):

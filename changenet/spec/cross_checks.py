@@ -289,3 +289,10 @@ def _serve(experiment: Experiment) -> Iterator[Finding]:
     names = [model.name for model in experiment.serve.models]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield Finding(("serve.models",), f"names {name!r} twice", "Give every model a name of its own.")
+    served = experiment.serve
+    if served.max_ongoing_requests < served.max_batch_size:
+        yield Finding(
+            ("serve.max_ongoing_requests", "serve.max_batch_size"),
+            f"is {served.max_ongoing_requests}, but serve.max_batch_size is {served.max_batch_size}: no batch could fill",
+            "Hold at least one batch of requests.",
+        )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from changenet.spec.section import Integer, Positive, Section
+from changenet.spec.section import Integer, Number, Positive, Section
 
 
 class ServedModel(Section):
@@ -33,4 +33,20 @@ class Serve(Section):
     max_request_mb: Positive = Field(default=32, description="Largest request, in MiB.")
     max_picture_megapixels: Annotated[Positive, Field(le=178)] = Field(  # Pillow refuses more
         default=64, description="Largest picture, in megapixels."
+    )
+    goldens_dir: str | None = Field(
+        default=None,
+        description="Where registered goldens are kept: a folder or URI that all nodes see. Unset: RESULTS/serve/goldens.",
+    )
+    golden_cache_mb: Annotated[Integer, Field(ge=0)] = Field(
+        default=512, description="Encoded goldens that a replica keeps in memory, in MiB."
+    )
+    max_batch_size: Positive = Field(
+        default=16, description="Pictures, new goldens included, that one call of the engine encodes."
+    )
+    batch_wait_timeout_s: Annotated[Number, Field(ge=0, le=1)] = Field(
+        default=0.0, description="How long a free engine waits for a batch to fill; 0 takes what is there."
+    )
+    max_ongoing_requests: Positive = Field(
+        default=64, description="Inspections that a replica holds at once; one more is answered 503."
     )

@@ -46,6 +46,21 @@ def test_every_light_is_a_part(service, inspectors, pictures):
     assert answer["score"] == pytest.approx(inspectors["lights"].inspect(test, golden).score, abs=1e-5)
 
 
+def test_a_registered_golden_gives_the_same_score_without_being_sent(service, inspectors, pictures):
+    url = f"{service}/v1/models/pcb/goldens/R1"
+    assert httpx.put(url, files={"golden": pictures[1]}, timeout=60).status_code == 201
+    expected = inspectors["pcb"].inspect(pictures[0], pictures[1]).score
+    answers = [
+        httpx.post(
+            f"{service}/v1/models/pcb/inspect", files={"test": pictures[0]}, data={"golden_id": "R1"}, timeout=60
+        ).json()
+        for _ in range(2)
+    ]
+    assert [answer["score"] for answer in answers] == pytest.approx([expected] * 2, abs=1e-5)
+    assert answers[-1]["golden_cached"] is True
+    assert httpx.delete(url, timeout=60).status_code == 204
+
+
 @pytest.mark.parametrize(
     ("files", "model", "status"),
     [

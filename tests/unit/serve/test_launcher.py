@@ -5,7 +5,8 @@ import socket
 import pytest
 
 from changenet.errors import SpecError
-from ray_jobs.serve import _is_loopback, _is_remote, free_port, parse_models, run
+from ray_jobs.serve import _is_loopback, _is_remote, free_port, run
+from ray_jobs.serve_settings import parse_models
 
 
 def test_models_are_name_and_bundle():
