@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 import changenet
-from serve import board, goldens
+from serve import board, goldens, open_inference
 from serve.form import read_pair
 from serve.inspector import ServedModel
 from serve.middleware import BodyLimit, Envelope
@@ -41,7 +41,7 @@ def create_app(models: Mapping[str, ServedModel], limits: Limits) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=limits.request_bytes, ending="/inspect_batch", ending_limit=limits.batch_bytes)
     app.add_middleware(Envelope)
-    for each in (router, board.router, goldens.router):
+    for each in (router, board.router, goldens.router, open_inference.router):
         app.include_router(each)
     mount_assets(app)
     return app

@@ -138,6 +138,39 @@ class ModelFacts(_Schema):
     data_hash: str
 
 
+class ServerMetadata(_Schema):
+    """What serves here, as the Open Inference Protocol asks for it."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(_Schema):
+    """One tensor of a model."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class TensorModel(_Schema):
+    """A model, as the Open Inference Protocol asks for it."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ModelReady(_Schema):
+    """The model is loaded."""
+
+    name: str
+    ready: Literal[True] = True
+
+
 class Live(_Schema):
     """The process answers."""
 

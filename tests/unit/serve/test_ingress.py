@@ -8,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+V2_ROUTES = ("", "/ready", "/infer")
+
 
 def post(client, files, model="pcb", **extra):
     return client.post(f"/v1/models/{model}/inspect", files=files, **extra)
@@ -248,7 +250,8 @@ def test_the_interface_describes_itself(client):
     document = client.get("/openapi.json").json()
     assert set(document["paths"]) == {
         *("/v1/models/{model}/inspect", "/v1/models", "/v1/models/{model}", "/v2/health/live", "/v2/health/ready"),
-        *("/v1/models/{model}/goldens/{golden_id}", "/v1/models/{model}/inspect_batch"),
+        *("/v1/models/{model}/goldens/{golden_id}", "/v1/models/{model}/inspect_batch", "/v2"),
+        *(f"/v2/models/{{model}}{version}{what}" for version in ("", "/versions/{version}") for what in V2_ROUTES),
     }
 
 
