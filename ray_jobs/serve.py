@@ -213,8 +213,9 @@ def _tell(url: str, settings: ServiceSettings, lights: Sequence[str]) -> None:
         for role in ("test", "golden")
         for light in lights
     )
+    names = ", ".join(dict.fromkeys(model.name for model in settings.models))
     for line in (
-        f"Serving {', '.join(model.name for model in settings.models)} on {url}",
+        f"Serving {names} on {url}",
         f"  page     {url}/",
         f"  example  curl {parts} {url}/v1/models/{name}/inspect",
         "  stop     Ctrl-C",

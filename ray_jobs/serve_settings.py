@@ -43,15 +43,26 @@ def choose(
     """
     if overrides and spec is None:
         raise SpecError(f"{overrides[0]!r} overrides a spec, but none is given", fix="Add -e SPEC.")
-    chosen = parse_models(models)
+    given = parse_models(models)
     action = Action.load("serve", spec, overrides) if spec is not None else None
     section = action.experiment.serve if action else Serve()
-    chosen = {each.name: _model(each.name, each.bundle, each.engine) for each in section.models} | chosen
+    chosen = [
+        ModelSettings(
+            name=each.name,
+            bundle=storage.absolute(each.bundle),
+            engine=each.engine,
+            version=each.version,
+            traffic=each.traffic,
+        )
+        for each in section.models
+        if each.name not in given
+    ]
+    chosen += given.values()
     if not chosen:
         raise SpecError("no model to serve", fix="Give --model NAME=BUNDLE, or serve.models in the spec.")
     goldens_dir = section.goldens_dir or (action.path("goldens") if action else GOLDENS_DIR)
     settings = ServiceSettings(
-        models=tuple(chosen.values()),
+        models=tuple(chosen),
         limits=Limits(
             request_bytes=section.max_request_mb << 20,
             picture_pixels=section.max_picture_megapixels * 1_000_000,
@@ -86,11 +97,7 @@ def parse_models(models: Sequence[str]) -> dict[str, ModelSettings]:
         elif name in chosen:
             problems.append(Problem(f"the name {name!r} is given twice", "--model"))
         else:
-            chosen[name] = _model(name, bundle)
+            chosen[name] = ModelSettings(name=name, bundle=storage.absolute(bundle))
     if problems:
         raise SpecError(problems)
     return chosen
-
-
-def _model(name: str, bundle: str, engine: str = "auto") -> ModelSettings:
-    return ModelSettings(name=name, bundle=storage.absolute(bundle), engine=engine)

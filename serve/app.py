@@ -24,22 +24,20 @@ class Inspection:
     """One replica: the routes, with all models loaded before the first request."""
 
     def __init__(self, settings: ServiceSettings) -> None:
-        from serve.loading import load_models
+        from serve.loading import open_models
 
         _log_like_ray_serve()
         self._settings = settings
-        self._models = load_models(settings)
+        self._keeper = open_models(settings)
 
     def __serve_build_asgi_app__(self) -> "FastAPI":
         from serve.ingress import create_app
 
-        return create_app(self._models, self._settings.limits)
+        return create_app(self._keeper, self._settings.limits)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new settings of batches while requests are under way."""
-        batching = Batching(**user_config)
-        for model in self._models.values():
-            model.queue.settings = batching
+        self._keeper.set_batching(Batching(**user_config))
 
 
 def build(settings: ServiceSettings) -> serve.Application:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 
 from changenet.engines import Arrays
 
@@ -52,12 +51,6 @@ class GoldenCache:
                 self._drop(next(iter(self._kept)))
             self._kept[key] = halves
             self._size += size
-
-    def forget(self, unwanted: Callable[[Key], bool]) -> None:
-        """Drop every entry whose key is unwanted."""
-        with self._lock:
-            for key in list(filter(unwanted, self._kept)):
-                self._drop(key)
 
     def _drop(self, key: Key) -> None:
         self._size -= _bytes(self._kept.pop(key, ()))

@@ -2,46 +2,57 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 import changenet
-from serve import board, goldens, open_inference
+from serve import admin, board, goldens, open_inference
+from serve.admin import summary
 from serve.form import read_pair
-from serve.inspector import ServedModel
 from serve.middleware import BodyLimit, Envelope
 from serve.page import mount_assets, render_page
 from serve.problems import MEDIA_TYPE, add_problem_handlers
-from serve.schemas import Inspection, Live, ModelFacts, ModelList, ModelSummary, ProblemDetails, Ready, Timing
+from serve.schemas import Inspection, Live, ModelFacts, ModelList, ProblemDetails, Ready, Timing
 from serve.service import Admission, InService, Served, Service, milliseconds, multipart_body
 from serve.settings import NAME_PATTERN, Limits
+from serve.slots import ModelKeeper
 
 router = APIRouter()
 
 
-def create_app(models: Mapping[str, ServedModel], limits: Limits) -> FastAPI:
+def create_app(keeper: ModelKeeper, limits: Limits) -> FastAPI:
     """Return the web application around loaded models.
 
     Args:
-        models: By name.
+        keeper: Has the models.
         limits: What one replica takes on.
     """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        following = asyncio.create_task(keeper.follow())
+        yield
+        following.cancel()
+
     app = FastAPI(
+        lifespan=lifespan,
         title="ChangeNet inspection",
         version=changenet.__version__,
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
         responses={"default": {"description": "An error", "content": {MEDIA_TYPE: {}}, "model": ProblemDetails}},
     )
-    app.state.service = Service(models, Admission(limits.inspections), limits)
+    app.state.service = Service(keeper, Admission(limits.inspections), limits)
     add_problem_handlers(app)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=limits.request_bytes, ending="/inspect_batch", ending_limit=limits.batch_bytes)
     app.add_middleware(Envelope)
-    for each in (router, board.router, goldens.router, open_inference.router):
+    for each in (router, board.router, goldens.router, open_inference.router, admin.router):
         app.include_router(each)
     mount_assets(app)
     return app
@@ -89,7 +100,7 @@ async def inspect(model: Served, service: InService, request: Request) -> Inspec
 @router.get("/v1/models")
 async def list_models(service: InService) -> ModelList:
     """List the models that are served."""
-    return ModelList(models=[_summary(model) for model in service.models.values()])
+    return ModelList(models=[summary(slot) for slot in service.keeper.slots.values()])
 
 
 @router.get("/v1/models/{model}")
@@ -113,15 +124,4 @@ async def ready() -> Ready:
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
 async def page(service: InService) -> HTMLResponse:
     """Return the inspection page."""
-    return HTMLResponse(render_page(list(service.models)))
-
-
-def _summary(model: ServedModel) -> ModelSummary:
-    description = model.inspector.description
-    return ModelSummary(
-        name=model.name,
-        version=model.version,
-        engine=model.inspector.engine_name,
-        difference_module=description.difference_module,
-        threshold=description.threshold.value,
-    )
+    return HTMLResponse(render_page(list(service.keeper.slots)))

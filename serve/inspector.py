@@ -82,6 +82,7 @@ class ServedModel:
         self.version = version
         self.inspector = inspector
         self.shared = shared
+        self.observer: Callable[[PairForm, Verdict], None] | None = None  # told of every verdict
         self.queue: BatchQueue[Pair, NDArray[np.float32]] = BatchQueue(
             name=f"engine-{name}",
             work=self._compare,
@@ -104,6 +105,8 @@ class ServedModel:
         output = await self.queue.submit(pair)
         inspector = self.inspector if form.threshold is None else self.inspector.with_threshold(form.threshold)
         (verdict,) = inspector.verdicts(output[np.newaxis])
+        if self.observer:
+            self.observer(form, verdict)
         return Inspected(verdict, pair.pictures == 1, decoded - started, time.perf_counter() - decoded)
 
     async def register(self, golden_id: str, goldens: Sequence[Picture]) -> tuple[Registered, bool]:

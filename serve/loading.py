@@ -3,50 +3,112 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from changenet.errors import ChangeNetError, CheckpointError
+from changenet import storage
+from changenet.bundle import is_bundle
+from changenet.errors import ChangeNetError, CheckpointError, DataError
 from changenet.inspection import Inspector
 from serve.golden_cache import GoldenCache
 from serve.golden_registry import GoldenRegistry
 from serve.inspector import ServedModel, Shared
+from serve.model_state import Candidate, ModelState, StateFiles
 from serve.pairs import encode_goldens
 from serve.problems import HttpError
-from serve.settings import ModelSettings, ServiceSettings
+from serve.settings import ModelSettings, ServiceSettings, Source
+from serve.shadow import Shadow
+from serve.slots import Load, ModelKeeper, ModelSlot
 
 logger = logging.getLogger(__name__)
 
 
-def load_models(settings: ServiceSettings) -> dict[str, ServedModel]:
-    """Load every model of the service, under its name (raises as `load_model`)."""
+def open_models(settings: ServiceSettings) -> ModelKeeper:
+    """Load every model of the service, as the configuration or a later change wants it.
+
+    Raises:
+        CheckpointError: A bundle is missing, damaged, locked, or not signed with a trusted key.
+        EngineError: An engine cannot run on this machine, or computes other scores than at export.
+    """
+    folder = settings.goldens_dir
     shared = Shared(
         decoders=ThreadPoolExecutor(settings.limits.decoders, thread_name_prefix="decode"),
         picture_pixels=settings.limits.picture_pixels,
         cache=GoldenCache(settings.golden_cache_bytes),
-        registry=GoldenRegistry(settings.goldens_dir) if settings.goldens_dir is not None else None,
+        registry=GoldenRegistry(folder) if folder is not None else None,
     )
-    return {model.name: load_model(model, settings, shared) for model in settings.models}
+    files = StateFiles(folder) if folder is not None else None
+
+    def load(name: str, source: Source) -> ServedModel:
+        return load_model(name, source, settings, shared)
+
+    names = dict.fromkeys(model.name for model in settings.models)
+    slots = [
+        _open(name, tuple(model for model in settings.models if model.name == name), load, files) for name in names
+    ]
+    return ModelKeeper(
+        slots, load=load, files=files, close_after=settings.limits.request_seconds + 10, batching=settings.batching
+    )
 
 
-def load_model(model: ModelSettings, settings: ServiceSettings, shared: Shared) -> ServedModel:
+def _open(name: str, configured: tuple[ModelSettings, ...], load: Load, files: StateFiles | None) -> ModelSlot:
+    """Load what the state of a model wants; where that fails, what was before, or else what is configured."""
+    main = next(model for model in configured if model.traffic == 1)
+    aside = next((model for model in configured if model.traffic < 1), None)
+    shadow = Candidate(source=aside.source, traffic=aside.traffic) if aside else None
+    state = ModelState(configured=configured, active=main.source, shadow=shadow)
+    try:
+        changed = files.read(name) if files else None
+    except DataError as error:
+        logger.error("The configuration of %r counts: %s", name, error)
+        changed = None
+    if changed is not None and changed.configured == configured:
+        state = changed
+    active, source, failure = _first(name, [state.active, *filter(None, [state.previous]), main.source], load)
+    behind = state.model_copy(update={"active": source, "generation": -1}) if failure else state
+    candidate = None
+    if state.shadow is not None:
+        try:
+            candidate = Shadow(load(name, state.shadow.source), state.shadow.traffic)
+        except ChangeNetError as error:
+            logger.error("The shadow of %r cannot be loaded: %s", name, error)
+            failure = failure or str(error)
+            behind = behind.model_copy(update={"shadow": None, "generation": -1})
+    return ModelSlot(active, behind, shadow=candidate, failure=failure)
+
+
+def _first(name: str, sources: Sequence[Source], load: Load) -> tuple[ServedModel, Source, str | None]:
+    """Return the first bundle that loads, and why the one before it did not; raise as the last one does."""
+    failure = None
+    for number, source in enumerate(sources, start=1):
+        try:
+            return load(name, source), source, failure
+        except ChangeNetError as error:
+            if number == len(sources) or sources[number] == source:
+                raise
+            failure = failure or str(error)
+            logger.error("%r is served from another bundle: %s", name, error)
+    raise AssertionError("there is always a configured bundle")
+
+
+def load_model(name: str, source: Source, settings: ServiceSettings, shared: Shared) -> ServedModel:
     """Load one bundle, let it pass its self-test, and encode the goldens that are registered for it.
 
     Raises:
-        CheckpointError: The bundle is missing, damaged, locked, or not signed with a trusted key.
+        CheckpointError: The bundle is missing, damaged, locked, another version, or not signed with a trusted key.
         EngineError: The engine cannot run on this machine, or computes other scores than at export.
     """
+    if storage.exists(source.bundle) and not is_bundle(source.bundle):
+        raise CheckpointError("is no bundle", where=source.bundle, fix="Run changenet export, and give its folder.")
     key = settings.encryption_key.get_secret_value() if settings.encryption_key else None
-    inspector = Inspector.load(model.bundle, model.engine, encryption_key=key, trusted_keys=settings.trusted_keys)
-    if inspector.bundle is None:
-        raise CheckpointError("is a checkpoint, not a bundle", where=model.bundle, fix="Run changenet export.")
+    inspector = Inspector.load(source.bundle, source.engine, encryption_key=key, trusted_keys=settings.trusted_keys)
+    assert inspector.bundle is not None
+    version = inspector.bundle.version
+    if source.version not in (None, version):
+        what = f"is version {version}, not {source.version}"
+        raise CheckpointError(what, where=source.bundle, fix="Keep every release in a folder of its own.")
     inspector.self_test()
-    served = ServedModel(
-        name=model.name,
-        version=inspector.bundle.version,
-        inspector=inspector,
-        shared=shared,
-        batching=settings.batching,
-    )
+    served = ServedModel(name=name, version=version, inspector=inspector, shared=shared, batching=settings.batching)
     if shared.registry is not None:
         warm(served, shared.registry)
     return served

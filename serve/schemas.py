@@ -104,6 +104,14 @@ class ThresholdFacts(_Schema):
     interval: list[float] | None
 
 
+class FailedChange(_Schema):
+    """Another bundle was to take over and could not."""
+
+    bundle: str
+    reason: str
+    at: str = Field(description="When, in UTC.")
+
+
 class ModelSummary(_Schema):
     """One line of the list of models."""
 
@@ -112,6 +120,28 @@ class ModelSummary(_Schema):
     engine: str
     difference_module: str
     threshold: float
+    previous: str | None = Field(default=None, description="The version that a rollback brings back.")
+    shadow: str | None = Field(default=None, description="The version in the shadow.")
+    failure: FailedChange | None = Field(default=None, description="The last change, where it failed.")
+    behind: str | None = Field(default=None, description="Why the replica that answers has not followed a change yet.")
+
+
+class ShadowReport(_Schema):
+    """What a candidate in the shadow would have said."""
+
+    model: str
+    active: str = Field(description="The version that answers.")
+    candidate: str = Field(description="The version in the shadow.")
+    traffic: float
+    pairs: int = Field(description="That both judged.")
+    agreement: float | None = Field(description="Share of equal predictions, 0-1.")
+    only_candidate_fails: int
+    only_active_fails: int
+    mean_difference: float | None = Field(description="Of the scores.")
+    largest_difference: float | None
+    drift: float | None = Field(description="Population stability index of its scores; over 0.25 they moved clearly.")
+    errors: int = Field(description="Pairs that the candidate could not judge.")
+    skipped: int = Field(description="Pairs of its share that it was too busy for.")
 
 
 class ModelList(_Schema):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 from serve.inspector import ServedModel
 from serve.problems import HttpError
 from serve.settings import Limits
+from serve.slots import ModelKeeper, ModelSlot
 
 RETRY_AFTER_SECONDS = 1
 
@@ -50,7 +51,7 @@ class Admission:
 class Service:
     """What the routes share."""
 
-    models: Mapping[str, ServedModel]
+    keeper: ModelKeeper
     admission: Admission
     limits: Limits
 
@@ -70,13 +71,18 @@ def _service(request: Request) -> Service:
     return service
 
 
-def _served(model: str, service: Annotated[Service, Depends(_service)]) -> ServedModel:
-    if model not in service.models:
+def _slot(model: str, service: Annotated[Service, Depends(_service)]) -> ModelSlot:
+    if model not in service.keeper.slots:
         raise HttpError(404, "no-such-model", f"No model {model!r} is served; GET /v1/models lists them.")
-    return service.models[model]
+    return service.keeper.slots[model]
+
+
+def _served(slot: Annotated[ModelSlot, Depends(_slot)]) -> ServedModel:
+    return slot.active
 
 
 InService = Annotated[Service, Depends(_service)]
+Slot = Annotated[ModelSlot, Depends(_slot)]
 Served = Annotated[ServedModel, Depends(_served)]
 
 

@@ -14,12 +14,27 @@ class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ModelSettings(_Settings):
-    """One model: the name that clients use and the bundle behind it."""
+class Source(_Settings):
+    """A bundle, and what runs it."""
 
-    name: Name
     bundle: str = Field(min_length=1, description="Bundle folder, as the replicas see it.")
     engine: str = Field(default="auto", description="auto, torch or onnxruntime.")
+    version: str | None = Field(default=None, description="The version that the bundle must have; null takes any.")
+
+
+class ModelSettings(Source):
+    """One model: the name that clients use and the bundle behind it.
+
+    Of several of one name the one with all the traffic answers; another one is its shadow, which sees a share.
+    """
+
+    name: Name
+    traffic: float = Field(default=1.0, gt=0, le=1, description="Below 1: a shadow, which sees this share of requests.")
+
+    @property
+    def source(self) -> Source:
+        """Its bundle, without the name."""
+        return Source(bundle=self.bundle, engine=self.engine, version=self.version)
 
 
 class Batching(_Settings):
@@ -63,10 +78,14 @@ class ServiceSettings(_Settings):
     )
 
     @model_validator(mode="after")
-    def _batches_can_fill(self) -> ServiceSettings:
+    def _fits(self) -> ServiceSettings:
         if self.limits.inspections < self.batching.max_batch_size:
             raise ValueError(
                 f"limits.inspections ({self.limits.inspections}) is below batching.max_batch_size "
                 f"({self.batching.max_batch_size}): no batch could fill"
             )
+        for name in {model.name for model in self.models}:
+            traffic = [model.traffic for model in self.models if model.name == name]
+            if traffic.count(1.0) != 1 or len(traffic) > 2:
+                raise ValueError(f"models: {name!r} needs one bundle with all the traffic, and at most one with less")
         return self

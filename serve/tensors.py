@@ -142,7 +142,8 @@ def write_inference(
 
 def _from_numbers(tensor: InputTensor) -> NDArray[np.float32]:
     try:
-        array = np.array(tensor.data, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            array = np.array(tensor.data, dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise _wrong(tensor, "data must be numbers") from error
     return _shaped(tensor, array)

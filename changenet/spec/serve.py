@@ -19,6 +19,12 @@ class ServedModel(Section):
     engine: Literal["auto", "torch", "onnxruntime", "tensorrt"] = Field(
         default="auto", description="What runs the network."
     )
+    version: str | None = Field(
+        default=None, description="The version that the bundle must have. Unset: whichever it has."
+    )
+    traffic: Annotated[Number, Field(gt=0, le=1)] = Field(
+        default=1.0, description="Below 1: a shadow of the model of that name; it sees this share, nobody its verdicts."
+    )
 
 
 class Serve(Section):
@@ -26,7 +32,9 @@ class Serve(Section):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: Annotated[Integer, Field(ge=1, le=65535)] = Field(default=8000, description="Port to listen on.")
-    models: tuple[ServedModel, ...] = Field(default=(), description="What is served; the names must differ.")
+    models: tuple[ServedModel, ...] = Field(
+        default=(), description="What is served; of one name one answers, and one may be its shadow."
+    )
     trusted_keys: tuple[str, ...] = Field(
         default=(), description="Files of public keys: one of them must have signed each bundle. Empty: none must."
     )

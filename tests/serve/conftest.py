@@ -69,6 +69,14 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def successor(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another training of the model pcb."""
+    return make_bundle(
+        tmp_path_factory.mktemp("successor") / "pcb", lights=("",), difference_module="learnable", seed=9
+    )
+
+
+@pytest.fixture(scope="session")
 def service(bundles: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from ray_jobs.serve import free_port, start  # before ray: it switches usage statistics off
     from serve.settings import ModelSettings, ServiceSettings

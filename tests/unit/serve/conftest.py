@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -19,7 +20,9 @@ from serve.golden_cache import GoldenCache
 from serve.golden_registry import GoldenRegistry
 from serve.ingress import create_app
 from serve.inspector import ServedModel, Shared
-from serve.settings import Limits
+from serve.model_state import ModelState, StateFiles
+from serve.settings import Limits, ModelSettings
+from serve.slots import ModelKeeper, ModelSlot
 
 
 class BrightnessEngine(Engine):
@@ -68,6 +71,11 @@ def picture() -> Callable[..., bytes]:
 
 
 @pytest.fixture
+def inspector_of() -> Callable[..., Inspector]:
+    return fake_inspector
+
+
+@pytest.fixture
 def shared(tmp_path: Path) -> Shared:
     return Shared(ThreadPoolExecutor(2), 10_000, GoldenCache(1 << 20), GoldenRegistry(str(tmp_path / "goldens")))
 
@@ -85,10 +93,26 @@ def models(shared: Shared) -> dict[str, ServedModel]:
     }
 
 
+def keep(*models: ServedModel, load: Any = None, files: StateFiles | None = None) -> ModelKeeper:
+    def slot(model: ServedModel) -> ModelSlot:
+        settings = ModelSettings(name=model.name, bundle="/good")
+        return ModelSlot(model, ModelState(configured=(settings,), active=settings.source))
+
+    return ModelKeeper(map(slot, models), load=load, files=files, close_after=60)
+
+
 @pytest.fixture
-def client_of(models: dict[str, ServedModel]) -> Callable[..., TestClient]:
+def app_of() -> Callable[..., FastAPI]:
+    def make(*models: ServedModel, load: Any = None, files: StateFiles | None = None, **limits: Any) -> FastAPI:
+        return create_app(keep(*models, load=load, files=files), Limits(**limits))
+
+    return make
+
+
+@pytest.fixture
+def client_of(models: dict[str, ServedModel], app_of: Callable[..., FastAPI]) -> Callable[..., TestClient]:
     def make(**limits: Any) -> TestClient:
-        return TestClient(create_app(models, Limits(**limits)), raise_server_exceptions=False)
+        return TestClient(app_of(*models.values(), **limits), raise_server_exceptions=False)
 
     return make
 

@@ -8,10 +8,8 @@ from fastapi.testclient import TestClient
 
 from serve.golden_cache import GoldenCache
 from serve.golden_registry import GoldenRegistry
-from serve.ingress import create_app
 from serve.inspector import ServedModel, Shared
 from serve.loading import warm
-from serve.settings import Limits
 
 URL = "/v1/models/pcb/goldens/R1"
 
@@ -93,23 +91,23 @@ def test_a_golden_is_encoded_once_whether_registered_or_sent(client, models, pic
     assert inspect(client, picture(9)).json()["golden_cached"] is True
 
 
-def test_a_service_without_a_folder_says_so(models, picture):
+def test_a_service_without_a_folder_says_so(app_of, models, picture):
     shared = Shared(ThreadPoolExecutor(1), 10_000, GoldenCache(0))
     model = ServedModel(name="pcb", version="v", inspector=models["pcb"].inspector, shared=shared)
-    client = TestClient(create_app({"pcb": model}, Limits()))
+    client = TestClient(app_of(model))
     for response in (put(client, picture()), inspect(client, picture()), client.delete(URL)):
         assert response.status_code == 404 and "goldens_dir" in response.json()["detail"]
 
 
-def test_another_replica_sees_it_at_once_and_a_new_one_has_it_encoded(client, models, picture, tmp_path):
+def test_another_replica_sees_it_at_once_and_a_new_one_has_it_encoded(app_of, client, models, picture, tmp_path):
     folder, inspector = str(tmp_path / "goldens"), models["pcb"].inspector
     other = another_replica(folder, inspector)
     put(client, picture(0))
-    seen = TestClient(create_app({"pcb": other}, Limits()))
+    seen = TestClient(app_of(other))
     assert inspect(seen, picture(255)).json()["score"] == 1.0
     fresh = another_replica(folder, inspector)
     warm(fresh, fresh.shared.registry)
-    answer = inspect(TestClient(create_app({"pcb": fresh}, Limits())), picture(255)).json()
+    answer = inspect(TestClient(app_of(fresh)), picture(255)).json()
     assert answer["golden_cached"] is True and answer["score"] == 1.0
 
 
@@ -136,5 +134,5 @@ def test_the_cache_keeps_what_was_used_last_within_its_bytes():
     assert cache.size == 200
     cache.put(("c",), (np.zeros(100, np.float32),))
     assert cache.get(("c",)) is None and cache.size == 100, "larger than all of it"
-    cache.forget(lambda key: key[0] == "a")
-    assert (len(cache), cache.size) == (0, 0)
+    cache.put(("b",), halves)
+    assert (len(cache), cache.size) == (2, 200)
