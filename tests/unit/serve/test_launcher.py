@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 
 from changenet.errors import SpecError
 from ray_jobs.cli import app
-from ray_jobs.serve import _is_loopback, _is_remote, free_port, parse_models, run
+from ray_jobs.serve import _is_loopback, _is_remote, free_port, run
+from ray_jobs.serve_settings import parse_models
 from ray_jobs.tls import Tls
 from serve.keys import digest_of, read_keys
 

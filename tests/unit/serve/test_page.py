@@ -7,9 +7,7 @@ import time
 import pytest
 
 from ray_jobs.serve import free_port
-from serve.ingress import create_app
 from serve.keys import KeyRing, add_key
-from serve.settings import Limits
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -68,8 +66,8 @@ def page(browser):
 
 
 @pytest.fixture
-def opened(page, served, models):
-    page.goto(served(create_app(models, Limits())))
+def opened(page, served, models, app_of):
+    page.goto(served(app_of(*models.values())))
     page.wait_for_selector("#facts dt")
     return page
 
@@ -191,10 +189,10 @@ def test_text_can_be_read(opened, picture, scheme):
     assert min(contrasts)[0] >= 4.5, min(contrasts)
 
 
-def test_the_key_is_asked_for_and_kept_nowhere(page, served, models, picture, tmp_path):
+def test_the_key_is_asked_for_and_kept_nowhere(page, served, models, picture, tmp_path, app_of):
     keys = str(tmp_path / "keys.txt")
     key = add_key(keys, "operator")
-    url = served(create_app(models, Limits(), keys=KeyRing(keys)))
+    url = served(app_of(*models.values(), keys=KeyRing(keys)))
     page.goto(url)
     page.wait_for_selector("#key")
     assert page.locator("#model option").count() == 0

@@ -1,0 +1,52 @@
+"""Every command and program of docs/serving.md runs against the real service."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [block.replace("\\\n", " ") for block in blocks("")]
+
+
+@pytest.mark.parametrize("block", [block for block in COMMANDS if "curl " in block])
+def test_commands_run_as_they_stand(service, pictures, tmp_path, block):
+    for name, content in zip(("test", "golden", "other"), pictures, strict=False):
+        (tmp_path / f"{name}.png").write_bytes(content)
+    (manifest,) = (text for text in blocks("json") if text.startswith("[{"))
+    (tmp_path / "board.json").write_text(manifest)
+    for command in block.strip().splitlines():
+        assert command.startswith("curl "), command
+        command = command.replace("http://127.0.0.1:8000", service).replace("curl ", "curl -sS --fail-with-body ", 1)
+        ended = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
+
+
+def test_the_program_runs_as_it_stands(service, capsys):
+    (program,) = blocks("python")
+    exec(program.replace("127.0.0.1:8000", urlsplit(service).netloc), {})
+    assert capsys.readouterr().out.startswith("[")
+
+
+def test_answers_have_the_fields_that_the_page_shows(service, pictures):
+    import httpx
+
+    shown = json.loads(blocks("json")[0])
+    files = {"test": pictures[0], "golden": pictures[1]}
+    answer = httpx.post(f"{service}/v1/models/pcb/inspect", files=files, timeout=60).json()
+    assert answer.keys() == shown.keys()
+    boards = next(json.loads(text) for text in blocks("json") if '"results"' in text)
+    data = {"manifest": json.dumps([{"id": "C1", "test": {"": "t"}, "golden": {"": "t"}}])}
+    answer = httpx.post(
+        f"{service}/v1/models/pcb/inspect_batch", data=data, files={"t": pictures[0]}, timeout=60
+    ).json()
+    assert answer.keys() == boards.keys() and answer["results"][0].keys() == boards["results"][0].keys()

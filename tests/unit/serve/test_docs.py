@@ -1,0 +1,30 @@
+"""`changenet serve` in docs/serving.md: options and keys that there are."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from changenet.spec.serve import Serve
+from ray_jobs import serve as verb
+from ray_jobs.cli import app
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^changenet serve.*$", PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_understood(command, monkeypatch):
+    called = []
+    monkeypatch.setattr(verb, "run", lambda **given: called.append(given) or 0)
+    ended = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert ended.exit_code == 0, ended.output
+    assert called
+
+
+def test_keys_are_there():
+    named = set(re.findall(r"`serve\.(\w+)`", PAGE))
+    assert named and named <= set(Serve.model_fields)
