@@ -4,10 +4,13 @@ import shutil
 import threading
 import time
 
+import httpx
 import pytest
 
+from changenet.errors import CheckpointError
 from ray_jobs.serve import free_port
 from serve.keys import KeyRing, add_key
+from serve.model_state import StateFiles
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -140,7 +143,7 @@ def test_a_pair_is_looked_at_in_three_ways(opened, picture):
 def test_models_are_listed_and_chosen_by_keyboard(opened, picture):
     rows = opened.locator("#models tbody tr")
     assert rows.all_inner_texts() == [
-        f"{name}\t0123456789ab\tfake\tlearnable\t0.5000" for name in ("pcb", "lights", "goldens")
+        f"{name}\t0123456789ab\tfake\tlearnable\t0.5000\t" for name in ("pcb", "lights", "goldens")
     ]
     opened.locator("#models button", has_text="lights").focus()
     opened.keyboard.press("Enter")
@@ -153,6 +156,17 @@ def test_models_are_listed_and_chosen_by_keyboard(opened, picture):
     assert verdict(opened) == "FAIL"
     opened.select_option("#view-light", "White")
     opened.wait_for_selector("#stage canvas:nth-of-type(2)")
+
+
+def test_a_change_that_failed_is_shown(page, served, models, app_of, tmp_path):
+    def load(name, source):
+        raise CheckpointError("no such folder", where=source.bundle)
+
+    url = served(app_of(models["pcb"], load=load, files=StateFiles(str(tmp_path / "state"))))
+    assert httpx.post(f"{url}/v1/models/pcb/swap", json={"bundle": "/bad"}, timeout=60).status_code >= 400
+    page.goto(url)
+    page.wait_for_selector("#models tbody tr")
+    assert "the last change failed: /bad: no such folder" in page.inner_text("#models")
 
 
 def test_everything_fits_a_phone(opened, picture):
