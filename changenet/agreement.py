@@ -121,13 +121,30 @@ def filled(section: SomeSection, key: str, value: Any) -> SomeSection:
     return section.model_copy(update={name: filled(getattr(section, name), rest, value) if rest else value})
 
 
+# What a run that goes on takes from its spec, whatever it began with.
+ADJUSTABLE = (
+    *(f"train.optim.{name}" for name in ("lr", "policy", "momentum", "weight_decay", "warmup_steps")),
+    "train.clip_grad_norm",
+    "train.seed",
+)
+
+
+def adjustments(experiment: Experiment, stored: ModelDescription) -> Iterator[str]:
+    """Yield what changes in a run that goes on where a checkpoint ended, and may: `KEY from OLD to NEW`."""
+    ours, theirs = plain(experiment.model_dump()), plain(read_stored(stored.spec).model_dump())
+    for key in ADJUSTABLE:
+        now, then = (get(tree, parse_path(key)) for tree in (ours, theirs))
+        if now != then:
+            yield f"{key} from {then!r} to {now!r}"
+
+
 def differences(
     experiment: Experiment, arguments: Mapping[str, Any], stored: ModelDescription
 ) -> Iterator[tuple[str, str]]:
     """Yield (key, what differs) for all that keeps a run of this spec from going on where a checkpoint ended.
 
-    Written or not: the whole spec is what the run does. Learning rate, weight decay, momentum, the number of epochs and
-    where files lie may change.
+    Written or not: the whole spec is what the run does. What `adjustments` names, the number of epochs and where files lie
+    may change.
 
     Args:
         experiment: The spec of the run.

@@ -307,6 +307,24 @@ def sign(
     _finish(verb.run(bundles, key_file=key_file, overwrite=overwrite))
 
 
+@app.command("api-key")
+def api_key(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="File of keys: serve.keys_file, changenet serve --keys.")],
+    name: Annotated[str, typer.Argument(help="Whose key it is; shown in the log.")],
+    admin: Annotated[bool, typer.Option("--admin", help="Also for what changes the service.")] = False,
+) -> None:
+    """Make an API key for the service and show it once; FILE gets its hash.
+
+    A service reads FILE again when it changes: a new line lets somebody in, a
+    line less locks somebody out, without a restart.
+
+    changenet api-key keys.txt line-3
+    """
+    from ray_jobs import api_key as verb
+
+    _finish(verb.run(file, name, admin=admin))
+
+
 @app.command()
 def serve(
     model: Annotated[list[str] | None, typer.Option(metavar="NAME=BUNDLE", help="A model to serve.")] = None,
@@ -323,6 +341,11 @@ def serve(
         list[str] | None,
         typer.Option(metavar="FILE", help="Public key that must have signed the bundles; repeat it for several."),
     ] = None,
+    keys: Annotated[
+        str | None, typer.Option(metavar="FILE", help="API keys (changenet api-key): every request then needs one.")
+    ] = None,
+    tls_certificate: Annotated[str | None, typer.Option(metavar="FILE", help="Certificate (PEM) for HTTPS.")] = None,
+    tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="Private key (PEM) of the certificate.")] = None,
     out: Annotated[str | None, typer.Option(help="With build: file to write (default: stdout).")] = None,
 ) -> None:
     """Serve bundles over HTTP with Ray Serve; the inspection page is at /.
@@ -332,33 +355,25 @@ def serve(
 
     changenet serve build -e spec.yaml --out serve.yaml
     """
+    given: dict[str, Any] = {
+        "spec": spec,
+        "models": model or (),
+        "overrides": overrides or (),
+        "host": host,
+        "port": port,
+        "trusted_keys": trusted_key or (),
+        "keys_file": keys,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+    }
     if overrides and overrides[0] == "build":
         from ray_jobs import serve_build
-        from ray_jobs.serve_settings import choose
 
-        chosen = choose(
-            spec=spec,
-            models=model or (),
-            overrides=overrides[1:],
-            host=host,
-            port=port,
-            trusted_keys=trusted_key or (),
-        )
-        _finish(serve_build.run(chosen, out))
+        _finish(serve_build.run(given | {"overrides": overrides[1:]}, out))
         return
     from ray_jobs import serve as verb
 
-    _finish(
-        verb.run(
-            spec=spec,
-            models=model or (),
-            overrides=overrides or (),
-            host=host,
-            port=port,
-            address=address,
-            trusted_keys=trusted_key or (),
-        )
-    )
+    _finish(verb.run(address=address, **given))
 
 
 def _print_version(wanted: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from changenet import factory, storage
 from changenet.adoption import SpecDescribes
-from changenet.agreement import differences
+from changenet.agreement import adjustments, differences
 from changenet.description import ModelDescription
 from changenet.errors import CheckpointError, Problem, SpecError
 from changenet.spec import Experiment
@@ -79,6 +79,8 @@ def find_start(experiment: Experiment, folder: str, arguments: Mapping[str, Any]
         )
     if done < last:
         logger.info("Going on from %s.", path)
+        if changed := list(adjustments(experiment, checkpoint.description)):
+            logger.warning("The rest of the run differs from its beginning: %s.", ", ".join(changed))
         if experiment.train.pretrained_model_path:
             logger.info("train.pretrained_model_path is not read: the run has its own weights.")
     return Start(storage.absolute(path), done)

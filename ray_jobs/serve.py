@@ -25,7 +25,9 @@ from changenet.errors import ChangeNetError, EngineError, Problem, SpecError
 from ray_jobs import cluster
 from ray_jobs.console import out
 from ray_jobs.serve_settings import APPLICATION, HOST, PORT, choose
+from ray_jobs.tls import Tls, probe_context
 from serve.form import part_name
+from serve.keys import read_keys
 from serve.settings import ServiceSettings
 
 START_SECONDS = 60
@@ -73,6 +75,9 @@ def run(
     port: int | None = None,
     address: str | None = None,
     trusted_keys: Sequence[str] = (),
+    keys_file: str | None = None,
+    tls_certificate: str | None = None,
+    tls_key: str | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM.
 
@@ -84,24 +89,39 @@ def run(
         port: Wins over the spec.
         address: Ray cluster to run on.
         trusted_keys: Files of public keys, of which one must have signed each bundle; they replace the spec's.
+        keys_file: File of API keys; wins over the spec.
+        tls_certificate: For HTTPS; wins over the spec, as does its key.
+        tls_key: Private key of the certificate.
 
     Raises:
         ChangeNetError: Everything wrong with the spec, the models or the port, before Ray starts.
     """
-    chosen = choose(spec=spec, models=models, overrides=overrides, host=host, port=port, trusted_keys=trusted_keys)
-    settings, host, port = chosen.settings, chosen.host, chosen.port
-    lights = check(settings, host=host, port=port, address=address)
+    chosen = choose(
+        spec=spec,
+        models=models,
+        overrides=overrides,
+        host=host,
+        port=port,
+        trusted_keys=trusted_keys,
+        keys_file=keys_file,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+    )
+    settings, host, port, tls = chosen.settings, chosen.host, chosen.port, chosen.tls
+    lights = check(settings, host=host, port=port, address=address, tls=tls)
     with contextlib.ExitStack() as stack:
         if chosen.action:
             stack.enter_context(chosen.action)
-        service = stack.enter_context(start(settings, host=host, port=port, address=address))
+        service = stack.enter_context(start(settings, host=host, port=port, address=address, tls=tls))
         _tell(service.url, settings, lights)
         _wait_for_signal()
     return 0
 
 
-def check(settings: ServiceSettings, *, host: str, port: int, address: str | None = None) -> tuple[str, ...]:
-    """Verify every bundle and the port where that can be done from here, and return the first model's lights.
+def check(
+    settings: ServiceSettings, *, host: str, port: int, address: str | None = None, tls: Tls | None = None
+) -> tuple[str, ...]:
+    """Verify every bundle, the keys and the port where that can be done from here, and return the first model's lights.
 
     Raises:
         ChangeNetError: All that is wrong.
@@ -120,6 +140,12 @@ def check(settings: ServiceSettings, *, host: str, port: int, address: str | Non
             bundles.append(bundle)
         except ChangeNetError as error:
             problems += error.problems
+    if settings.keys_file:
+        try:
+            read_keys(settings.keys_file)
+        except SpecError as error:
+            problems += error.problems
+    problems += tls.problems() if tls else []
     try:
         with socket.socket() as probe:
             # No SO_REUSEPORT: Ray Serve sets it, and two services would share the port without a word.
@@ -135,7 +161,12 @@ def check(settings: ServiceSettings, *, host: str, port: int, address: str | Non
 
 
 def start(
-    settings: ServiceSettings, *, host: str = HOST, port: int = PORT, address: str | None = None
+    settings: ServiceSettings,
+    *,
+    host: str = HOST,
+    port: int = PORT,
+    address: str | None = None,
+    tls: Tls | None = None,
 ) -> RunningService:
     """Deploy the service and return when it answers.
 
@@ -155,13 +186,21 @@ def start(
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if not _is_loopback(host):
-        logger.warning("Listening on %s without keys: whoever reaches this machine can inspect pictures.", host)
+        if not settings.keys_file:
+            logger.warning("Listening on %s without keys: whoever reaches this machine can use the service.", host)
+        elif tls is None:
+            logger.warning("Listening on %s without TLS: keys and pictures can be read on the way.", host)
     owns_serve = not serve.status().proxies
-    service = RunningService(f"http://{_in_url(host)}:{port}", owns_ray, owns_serve)
+    service = RunningService(f"{'https' if tls else 'http'}://{_in_url(host)}:{port}", owns_ray, owns_serve)
     try:
         serve.start(
             proxy_location="HeadOnly",
-            http_options={"host": host, "port": port, "request_timeout_s": settings.limits.request_seconds + 10},
+            http_options={
+                "host": host,
+                "port": port,
+                "request_timeout_s": settings.limits.request_seconds + 10,
+                **(tls.http_options() if tls else {}),
+            },
             logging_config=LoggingConfig(encoding="JSON", log_level="WARNING"),
         )
         serve.run(build(settings), name=APPLICATION, route_prefix="/")
@@ -187,7 +226,9 @@ def _wait_until_ready(url: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=5):  # noqa: S310 - our own http URL
+            with urllib.request.urlopen(  # noqa: S310 - our own URL
+                f"{url}/v2/health/ready", timeout=5, context=probe_context() if url.startswith("https") else None
+            ):
                 return
         except OSError:
             time.sleep(0.1)
@@ -213,10 +254,11 @@ def _tell(url: str, settings: ServiceSettings, lights: Sequence[str]) -> None:
         for light in lights
     )
     names = ", ".join(dict.fromkeys(model.name for model in settings.models))
+    key = '-H "Authorization: Bearer $KEY" ' if settings.keys_file else ""
     for line in (
         f"Serving {names} on {url}",
         f"  page     {url}/",
-        f"  example  curl {parts} {url}/v1/models/{name}/inspect",
+        f"  example  curl {key}{parts} {url}/v1/models/{name}/inspect",
         "  stop     Ctrl-C",
     ):
         out.print(line, soft_wrap=True)

@@ -10,6 +10,7 @@ from changenet import signing, storage
 from changenet.errors import Problem, SpecError
 from changenet.spec.serve import Serve
 from ray_jobs.action import Action
+from ray_jobs.tls import Tls
 from serve.settings import NAME_PATTERN, Autoscaling, Batching, Limits, ModelSettings, ServiceSettings
 
 APPLICATION = "changenet"
@@ -20,11 +21,12 @@ GOLDENS_DIR = "results/serve/goldens"  # without a spec
 
 @dataclass(frozen=True)
 class Chosen:
-    """A service, where it listens, and the action of the spec, where one was given."""
+    """A service, where it listens and how, and the action of the spec, where one was given."""
 
     settings: ServiceSettings
     host: str
     port: int
+    tls: Tls | None
     action: Action | None
 
 
@@ -36,6 +38,9 @@ def choose(
     host: str | None = None,
     port: int | None = None,
     trusted_keys: Sequence[str] = (),
+    keys_file: str | None = None,
+    tls_certificate: str | None = None,
+    tls_key: str | None = None,
 ) -> Chosen:
     """Return the service that options and spec ask for (arguments as `ray_jobs.serve.run`).
 
@@ -63,6 +68,7 @@ def choose(
         raise SpecError("no model to serve", fix="Give --model NAME=BUNDLE, or serve.models in the spec.")
     goldens_dir = section.goldens_dir or (action.path("goldens") if action else GOLDENS_DIR)
     scaling = section.autoscaling
+    keys_file = keys_file or section.keys_file
     settings = ServiceSettings(
         models=tuple(chosen),
         limits=Limits(
@@ -81,8 +87,10 @@ def choose(
         trusted_keys=tuple(
             signing.public_text(signing.read_public_key(file)) for file in trusted_keys or section.trusted_keys
         ),
+        keys_file=storage.absolute(keys_file) if keys_file else None,
     )
-    return Chosen(settings, host or section.host, port or section.port, action)
+    tls = Tls.chosen(tls_certificate or section.tls_certificate, tls_key or section.tls_key)
+    return Chosen(settings, host or section.host, port or section.port, tls, action)
 
 
 def parse_models(models: Sequence[str]) -> dict[str, ModelSettings]:

@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 from typing import Any, cast
 
-import numpy as np
 import ray.train
 import ray.train.collective
 import ray.train.torch
@@ -18,11 +17,9 @@ from torch import distributed
 
 from changenet import factory, storage
 from changenet.data.randomness import derived_seed
-from changenet.description import BINARY_CLASSES, Threshold
-from changenet.errors import ChangeNetError, SpecError
-from changenet.evaluation.metrics import decision_metrics, score_histogram
-from changenet.evaluation.metrics import predict as name_classes
-from changenet.evaluation.thresholds import fit_threshold
+from changenet.description import Threshold
+from changenet.errors import ChangeNetError
+from changenet.evaluation.epoch import check_finite, judge, tao_figures
 from changenet.model.network import ChangeNet
 from changenet.spec import Experiment
 from changenet.training.checkpoint import Checkpoint, load_checkpoint
@@ -36,9 +33,8 @@ from ray_jobs.train_log import TrainLog
 
 logger = logging.getLogger(__name__)
 
-NOTICE_STEPS = (
-    5  # between two questions to Ray whether a machine is about to be taken away; all workers wait for each other then
-)
+# Between two questions to Ray whether a machine is about to be taken away: all workers wait for each other then.
+NOTICE_STEPS = 5
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -46,8 +42,9 @@ def train_worker(config: dict[str, Any]) -> None:
 
     Args:
         config: `experiment` (the spec), `folder` (RESULTS/train), `checkpoint` (a file to go on from, or None),
-            `before` (the name of the folder's latest checkpoint when the run began, or None), `threads` (CPU threads of this worker), `board` (where progress is shown) and `working_dir` (the folder that
-            the spec's relative paths start from).
+            `before` (the name of the folder's latest checkpoint when the run began, or None), `threads` (CPU threads of
+            this worker), `board` (where progress is shown) and `working_dir` (the folder that the spec's relative paths
+            start from).
     """
     arguments = dict(config)
     with contextlib.suppress(FileNotFoundError, PermissionError):  # a node without that folder needs absolute paths
@@ -184,13 +181,13 @@ class _TrainingRun:
         mine = self._train(epoch)
         seconds = time.perf_counter() - began
         trained = self._gather(mine)
-        _check_finite(trained, epoch)
+        check_finite(trained, epoch)
         figures: dict[str, Any] = {
             "epoch": epoch,
             "step": self.progress.step,
             "learning_rate": learning_rate,
             "train_loss": trained.loss,
-            **self._tao_figures("train", trained, Threshold(self.experiment.eval_margin)),
+            **tao_figures("train", trained, network=self.network, threshold=Threshold(self.experiment.eval_margin)),
             "pairs_per_second": len(trained.rows) / seconds,
         }
         last = epoch + 1 == self.settings.num_epochs
@@ -272,53 +269,25 @@ class _TrainingRun:
         if self.world > 1:  # each rank has seen other batches: what is judged must be what rank 0 writes
             for buffer in self.kept.buffers():
                 distributed.broadcast(buffer, 0)
-        result = self._gather(
-            predict(
-                self.kept,
-                loader,
-                normalise=self.kept.normalise,
-                device=self.device,
-            )
-        )
-        _check_finite(result, epoch)
-        scores = self.kept.score(result.output).numpy()
-        is_defect = result.target.numpy() > 0
-        threshold = fit_threshold(
-            scores,
-            is_defect,
+        result = self._gather(predict(self.kept, loader, normalise=self.kept.normalise, device=self.device))
+        check_finite(result, epoch)
+        judgement = judge(
+            result,
+            network=self.kept,
+            loss=self.loss,
+            labels=labels.tolist(),
+            classes=self.experiment.classes,
             policy=self.experiment.threshold_policy,
             target=self.experiment.threshold_target,
             margin=self.experiment.eval_margin,
         )
-        classes = self.experiment.classes
-        predictions = None
-        if classes != BINARY_CLASSES:
-            chances = result.output.softmax(dim=1).numpy()
-            predictions = name_classes(scores, threshold, classes=classes, probabilities=chances).tolist()
-        metrics = decision_metrics(
-            scores, is_defect, threshold, labels=labels.tolist(), predictions=predictions, classes=classes
-        )
         self.description = replace(
             self.description,
-            threshold=threshold,
-            metrics=metrics,
-            validation_scores=score_histogram(scores, is_defect),
+            threshold=judgement.threshold,
+            metrics=judgement.metrics,
+            validation_scores=judgement.histogram,
         )
-        at_full_recall = metrics["false_call_rate_at_full_recall"]
-        return {
-            "val_loss": float(self.loss(result.output, result.target)),
-            **self._tao_figures("val", result, threshold),
-            # TAO's convention for a set that has only one kind: the worst value.
-            "val_far": 100.0 if at_full_recall is None else 100 * at_full_recall,
-            "val_auroc": metrics["auroc"],
-            "val_average_precision": metrics["average_precision"],
-            "threshold": threshold.value,
-        }
-
-    def _tao_figures(self, prefix: str, result: EpochResult, threshold: Threshold) -> dict[str, float | None]:
-        scores = self.network.score(result.output).numpy()
-        tao = decision_metrics(scores, np.asarray(result.target) > 0, threshold)["tao"]
-        return {f"{prefix}_{name}": tao[f"test_{name}"] for name in ("acc", "fpr", "fnr")}
+        return judgement.figures
 
     def _gather(self, mine: EpochResult) -> EpochResult:
         """Return the rows of all ranks, in row order, and the mean of their losses, on every rank."""
@@ -326,16 +295,7 @@ class _TrainingRun:
             return mine
         parts: list[EpochResult] = [mine] * self.world
         distributed.all_gather_object(parts, mine)
-        loss = sum(part.loss for part in parts) / self.world
-        parts = [part for part in parts if len(part.rows)]
-        rows = torch.cat([part.rows for part in parts])
-        order = rows.argsort()
-        return EpochResult(
-            loss,
-            rows[order],
-            torch.cat([part.output for part in parts])[order],
-            torch.cat([part.target for part in parts])[order],
-        )
+        return EpochResult.merged(parts)
 
     def _report(self, figures: dict[str, Any], *, save: bool, best: bool) -> None:
         """Write the checkpoint (rank 0) and tell Ray where it is; all ranks meet here."""
@@ -347,20 +307,6 @@ class _TrainingRun:
             latest = self.files.write(checkpoint, metrics, periodic=save, best=best)
         # The files stay where users look for them, so Ray gets no copies: it needs none to start the workers again.
         ray.train.report(metrics if latest is None else {**metrics, "checkpoint_path": latest})
-
-
-def _check_finite(result: EpochResult, epoch: int) -> None:
-    """Make sure that the network still gives numbers.
-
-    Raises:
-        SpecError: It does not.
-    """
-    if not result.output.isfinite().all():
-        raise SpecError(
-            f"training diverged in epoch {epoch}: the network's outputs are no numbers any more",
-            where="train.optim.lr",
-            fix="Lower it, set train.clip_grad_norm, or use precision 32-true or bf16-mixed.",
-        )
 
 
 def _newest(folder: str, checkpoint: str | None, *, before: str | None) -> str | None:

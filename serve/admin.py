@@ -12,7 +12,7 @@ from serve.service import InService, Slot
 from serve.settings import Source
 from serve.slots import ModelSlot
 
-# The key check of all routes here belongs into the `dependencies` of this router.
+# None of its routes is marked with `open_to`, so each wants the scope `admin`.
 router = APIRouter(prefix="/v1/models/{model}")
 
 

@@ -24,16 +24,20 @@ class Inspection:
     """One replica: the routes, with all models loaded before the first request."""
 
     def __init__(self, settings: ServiceSettings) -> None:
+        from serve.keys import KeyRing
         from serve.loading import open_models
+        from serve.metrics import Metrics, RaySink
 
         _log_like_ray_serve()
         self._settings = settings
-        self._keeper = open_models(settings)
+        self._keys = KeyRing(settings.keys_file) if settings.keys_file else None
+        self._metrics = Metrics(RaySink())
+        self._keeper = open_models(settings, self._metrics)
 
     def __serve_build_asgi_app__(self) -> "FastAPI":
         from serve.ingress import create_app
 
-        return create_app(self._keeper, self._settings.limits)
+        return create_app(self._keeper, self._settings.limits, keys=self._keys, metrics=self._metrics)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new settings of batches while requests are under way."""

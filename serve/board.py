@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 
+from serve.access import open_to
 from serve.inspector import ServedModel
+from serve.keys import Scope
 from serve.manifest import ManifestRow, Row, read_board
 from serve.problems import HttpError, problem_of
 from serve.schemas import BoardInspection, BoardTiming, RowError, RowResult
@@ -28,6 +30,7 @@ _BOARD_BODY: dict[str, Any] = multipart_body(
 
 
 @router.post(ROUTE, openapi_extra=_BOARD_BODY)
+@open_to(Scope.INSPECT)
 async def inspect_batch(model: Served, service: InService, request: Request) -> BoardInspection:
     """Compare all pairs of a board; a picture that cannot be used fails its own row only."""
     started = time.perf_counter()

@@ -6,9 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response, status
 
+from serve.access import open_to
 from serve.form import read_goldens
 from serve.golden_registry import Registered
 from serve.inspector import ServedModel
+from serve.keys import Scope
 from serve.schemas import GoldenFacts
 from serve.service import InService, Served, multipart_body
 from serve.settings import NAME_PATTERN
@@ -38,6 +40,7 @@ async def register_golden(
 
 
 @router.get("")
+@open_to(Scope.INSPECT)
 async def describe_golden(model: Served, golden_id: GoldenId) -> GoldenFacts:
     """Say what is registered under an id."""
     return _facts(model, await model.registered(golden_id))

@@ -7,13 +7,16 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 import changenet
 from serve import admin, board, goldens, open_inference
+from serve.access import CHALLENGE, KeyGuard, check_scope, open_to
 from serve.admin import summary
 from serve.form import read_pair
+from serve.keys import KeyRing, Scope
+from serve.metrics import Metrics
 from serve.middleware import BodyLimit, Envelope
 from serve.page import mount_assets, render_page
 from serve.problems import MEDIA_TYPE, add_problem_handlers
@@ -25,13 +28,18 @@ from serve.slots import ModelKeeper
 router = APIRouter()
 
 
-def create_app(keeper: ModelKeeper, limits: Limits) -> FastAPI:
+def create_app(
+    keeper: ModelKeeper, limits: Limits, *, keys: KeyRing | None = None, metrics: Metrics | None = None
+) -> FastAPI:
     """Return the web application around loaded models.
 
     Args:
         keeper: Has the models.
         limits: What one replica takes on.
+        keys: Who may use it; None: everybody who reaches it.
+        metrics: Counts; None: nobody does.
     """
+    metrics = metrics or Metrics()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -45,13 +53,22 @@ def create_app(keeper: ModelKeeper, limits: Limits) -> FastAPI:
         version=changenet.__version__,
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
+        dependencies=[Depends(check_scope)] if keys else [],
         responses={"default": {"description": "An error", "content": {MEDIA_TYPE: {}}, "model": ProblemDetails}},
     )
-    app.state.service = Service(keeper, Admission(limits.inspections), limits)
+    app.state.service = Service(keeper, Admission(limits.inspections), limits, keys is not None, metrics)
     add_problem_handlers(app)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, limit=limits.request_bytes, ending="/inspect_batch", ending_limit=limits.batch_bytes)
-    app.add_middleware(Envelope)
+    if keys:
+        app.add_middleware(KeyGuard, ring=keys)
+    app.add_middleware(
+        BodyLimit,
+        limit=limits.request_bytes,
+        ending="/inspect_batch",
+        ending_limit=limits.batch_bytes,
+        seconds=limits.request_seconds,
+    )
+    app.add_middleware(Envelope, metrics=metrics)
     for each in (router, board.router, goldens.router, open_inference.router, admin.router):
         app.include_router(each)
     mount_assets(app)
@@ -68,6 +85,7 @@ _INSPECTION_BODY = multipart_body(
 
 
 @router.post("/v1/models/{model}/inspect", openapi_extra=_INSPECTION_BODY)
+@open_to(Scope.INSPECT)
 async def inspect(model: Served, service: InService, request: Request) -> Inspection:
     """Compare a test picture with its golden and decide."""
     started = time.perf_counter()
@@ -76,6 +94,7 @@ async def inspect(model: Served, service: InService, request: Request) -> Inspec
         async with service.in_time():
             form = await read_pair(request, lights=description.layout.lights, num_golden=description.num_golden)
             read = time.perf_counter()
+            service.metrics.stage(model.name, "read", read - started)
             inspected = await model.inspect(form)
     verdict = inspected.verdict
     request.state.facts = {"model": model.name, "score": verdict.score, "prediction": verdict.prediction}
@@ -98,30 +117,40 @@ async def inspect(model: Served, service: InService, request: Request) -> Inspec
 
 
 @router.get("/v1/models")
+@open_to(Scope.INSPECT)
 async def list_models(service: InService) -> ModelList:
     """List the models that are served."""
     return ModelList(models=[summary(slot) for slot in service.keeper.slots.values()])
 
 
 @router.get("/v1/models/{model}")
+@open_to(Scope.INSPECT)
 async def describe_model(model: Served) -> ModelFacts:
     """Return what the bundle of a model says about itself."""
     return model.facts()
 
 
 @router.get("/v2/health/live")
+@open_to(None)
 async def live() -> Live:
     """Answer while the process does."""
     return Live()
 
 
 @router.get("/v2/health/ready")
+@open_to(None)
 async def ready() -> Ready:
     """Answer as soon as every model is loaded (before that there is no replica to answer)."""
     return Ready()
 
 
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
-async def page(service: InService) -> HTMLResponse:
-    """Return the inspection page."""
-    return HTMLResponse(render_page(list(service.keeper.slots)))
+@open_to(None)
+async def page(service: InService, request: Request) -> HTMLResponse:
+    """Return the inspection page; with keys and without one, a browser gets the page that asks for it, as 401."""
+    asks = service.wants_keys and request.state.key is None
+    return HTMLResponse(
+        render_page([] if asks else list(service.keeper.slots), asks_for_key=asks),
+        status_code=401 if asks else 200,
+        headers={"WWW-Authenticate": CHALLENGE} if asks else None,
+    )

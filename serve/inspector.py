@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from serve.batching import BatchQueue
 from serve.form import PairForm, Picture, part_name
 from serve.golden_cache import GoldenCache, Key
 from serve.golden_registry import GoldenRegistry, Registered
+from serve.metrics import Metrics
 from serve.pairs import Golden, Pair, compare_pairs
 from serve.problems import HttpError
 from serve.schemas import Input, ModelFacts, ThresholdFacts
@@ -46,12 +47,14 @@ class Shared:
         picture_pixels: Limit on the pixels of an uploaded picture.
         cache: Encoded goldens.
         registry: Registered goldens, where there is a folder for them.
+        metrics: Counts what they do.
     """
 
     decoders: ThreadPoolExecutor
     picture_pixels: int
     cache: GoldenCache
     registry: GoldenRegistry | None = None
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ class ServedModel:
         (verdict,) = inspector.verdicts(output[np.newaxis])
         if self.observer:
             self.observer(form, verdict)
-        return Inspected(verdict, pair.pictures == 1, decoded - started, time.perf_counter() - decoded)
+        inspected = Inspected(verdict, pair.pictures == 1, decoded - started, time.perf_counter() - decoded)
+        self._count(inspected)
+        return inspected
 
     async def register(self, golden_id: str, goldens: Sequence[Picture]) -> tuple[Registered, bool]:
         """Keep goldens under an id; say whether they replace others (raises as `inspect`)."""
@@ -146,7 +151,23 @@ class ServedModel:
 
     def _compare(self, pairs: Sequence[Pair]) -> list[NDArray[np.float32]]:
         num_golden = self.inspector.description.num_golden
-        return list(compare_pairs(self.inspector.engine, pairs, num_golden=num_golden, cache=self.shared.cache))
+        started = time.perf_counter()
+        output = compare_pairs(self.inspector.engine, pairs, num_golden=num_golden, cache=self.shared.cache)
+        self.shared.metrics.engine_call(self.name, pairs=len(pairs), seconds=time.perf_counter() - started)
+        return list(output)
+
+    def _count(self, inspected: Inspected) -> None:
+        metrics, verdict = self.shared.metrics, inspected.verdict
+        metrics.stage(self.name, "decode", inspected.decode_seconds)
+        metrics.stage(self.name, "engine", inspected.engine_seconds)
+        metrics.golden(self.name, cached=inspected.golden_cached)
+        metrics.decision(
+            self.name,
+            self.version,
+            description=self.inspector.description,
+            score=verdict.score,
+            prediction=verdict.prediction,
+        )
 
     def _goldens(self, form: PairForm) -> tuple[Golden, ...]:
         if form.golden_id is not None:
@@ -176,6 +197,13 @@ class ServedModel:
         return self.shared.registry
 
     def _decode(self, picture: Picture, role: str) -> NDArray[np.uint8]:
+        try:
+            return self._decode_checked(picture, role)
+        except HttpError as error:
+            self.shared.metrics.picture_error(self.name, error.kind)
+            raise
+
+    def _decode_checked(self, picture: Picture, role: str) -> NDArray[np.uint8]:
         for light, content in picture.items():
             if content and not content.startswith(_SIGNATURES):
                 detail = f"The part {part_name(role, light)!r} is not a picture."

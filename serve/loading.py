@@ -13,6 +13,7 @@ from changenet.inspection import Inspector
 from serve.golden_cache import GoldenCache
 from serve.golden_registry import GoldenRegistry
 from serve.inspector import ServedModel, Shared
+from serve.metrics import Metrics
 from serve.model_state import Candidate, ModelState, StateFiles
 from serve.pairs import encode_goldens
 from serve.problems import HttpError
@@ -23,7 +24,7 @@ from serve.slots import Load, ModelKeeper, ModelSlot
 logger = logging.getLogger(__name__)
 
 
-def open_models(settings: ServiceSettings) -> ModelKeeper:
+def open_models(settings: ServiceSettings, metrics: Metrics) -> ModelKeeper:
     """Load every model of the service, as the configuration or a later change wants it.
 
     Raises:
@@ -36,6 +37,7 @@ def open_models(settings: ServiceSettings) -> ModelKeeper:
         picture_pixels=settings.limits.picture_pixels,
         cache=GoldenCache(settings.golden_cache_bytes),
         registry=GoldenRegistry(folder) if folder is not None else None,
+        metrics=metrics,
     )
     files = StateFiles(folder) if folder is not None else None
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.metrics import Metrics
 from serve.problems import HttpError, problem_response
 from serve.request_id import request_id_of
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("serve.access")
 
+DROP_SECONDS = 10.0
+
 # The page loads its own script and style and shows pictures from the user's disk; nothing else may load or embed.
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
-        "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+        "form-action 'none'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
     ),
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -27,10 +33,11 @@ SECURITY_HEADERS = {
 
 
 class Envelope:
-    """Adds the security headers, writes one log line a request, and answers a crash with a problem of status 500."""
+    """Adds the security headers, counts and logs every request, and answers a crash with a problem of status 500."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
+        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -59,6 +66,10 @@ class Envelope:
             problem = HttpError(500, "internal", "The service failed on this request; its log has the reason.")
             await problem_response(problem, request_id_of(scope))(scope, receive, send_with_headers)
         finally:
+            seconds = time.perf_counter() - started
+            # Of a path that is no route, or without a key, nothing is kept: it is whatever a stranger made up.
+            route = getattr(scope.get("route"), "path", "none")
+            self.metrics.request(route=route, method=scope["method"], status=status, seconds=seconds)
             access_logger.info(
                 "request",
                 extra={
@@ -66,7 +77,8 @@ class Envelope:
                     "method": scope["method"],
                     "path": scope["path"],
                     "status": status,
-                    "milliseconds": round(1e3 * (time.perf_counter() - started), 2),
+                    "milliseconds": round(1e3 * seconds, 2),
+                    "key": scope["state"].get("key_name"),
                     **scope["state"].get("facts", {}),
                     "log_to_stderr": False,  # Ray Serve keeps such a line in the replica's own log file
                 },
@@ -76,21 +88,23 @@ class Envelope:
 class BodyLimit:
     """Answers 413 to a body over the limit: at once when its length is announced, else as soon as it is too long.
 
-    The rest of a refused body is read and dropped (up to the limit again) before the answer, because many clients only
-    read an answer after they have sent everything.
+    A body that is not here in time is answered 408. The rest of a refused body is read and dropped (up to the limit again,
+    for a few seconds) before the answer, because many clients only read an answer after they have sent everything.
 
     Args:
         app: What is protected.
         limit: Bytes of a body.
         ending: Paths that end so have a limit of their own.
         ending_limit: That one.
+        seconds: How long a body may take.
     """
 
-    def __init__(self, app: ASGIApp, *, limit: int, ending: str, ending_limit: int) -> None:
+    def __init__(self, app: ASGIApp, *, limit: int, ending: str, ending_limit: int, seconds: float) -> None:
         self.app = app
         self.limit = limit
         self.ending = ending
         self.ending_limit = ending_limit
+        self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -103,25 +117,35 @@ class BodyLimit:
         headers = Headers(scope=scope)
         read = 0
         ended = "content-length" not in headers and "transfer-encoding" not in headers
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.seconds
 
         async def receive_counted() -> Message:
             nonlocal read, ended
-            message = await receive()
+            # After its end a route may wait here for the client to go, for as long as it likes.
+            async with asyncio.timeout_at(None if ended else deadline):
+                message = await receive()
             read += len(message.get("body", b""))
             ended = message["type"] == "http.disconnect" or not message.get("more_body", False)
             return message
 
         async def receive_limited() -> Message:
-            message = await receive_counted()
+            try:
+                message = await receive_counted()
+            except TimeoutError as error:
+                raise HttpError(408, "timeout", f"The body was not here within {self.seconds:g} seconds.") from error
             if read > limit:
                 raise HttpError(413, "request-too-large", detail)
             return message
 
         async def send_after_body(message: Message) -> None:
+            nonlocal deadline
             if message["type"] == "http.response.start":
                 allowance = read + limit
-                while not ended and read < allowance:
-                    await receive_counted()
+                deadline = loop.time() + min(self.seconds, DROP_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    while not ended and read < allowance:
+                        await receive_counted()
             await send(message)
 
         length = headers.get("content-length", "0")

@@ -13,7 +13,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from numpy.typing import NDArray
 
 import changenet
+from serve.access import open_to
 from serve.inspector import ServedModel
+from serve.keys import Scope
 from serve.problems import HttpError
 from serve.schemas import ModelReady, ServerMetadata, TensorMetadata, TensorModel
 from serve.service import InService, Served
@@ -43,6 +45,7 @@ _INFERENCE_BODY = {
 
 
 @router.get("")
+@open_to(Scope.INSPECT)
 async def server_metadata() -> ServerMetadata:
     """Say what serves here."""
     return ServerMetadata(name="changenet", version=changenet.__version__, extensions=["binary_tensor_data"])
@@ -50,6 +53,7 @@ async def server_metadata() -> ServerMetadata:
 
 @router.get("/models/{model}")
 @router.get("/models/{model}/versions/{version}")
+@open_to(Scope.INSPECT)
 async def model_metadata(model: OfVersion) -> TensorModel:
     """Describe the tensors of a model's pair graph; -1 is the number of pairs."""
     tensors = [TensorMetadata(name=name, datatype=DATATYPE, shape=_shape(model, name)) for name in INPUTS]
@@ -67,6 +71,7 @@ async def model_metadata(model: OfVersion) -> TensorModel:
 
 @router.get("/models/{model}/ready")
 @router.get("/models/{model}/versions/{version}/ready")
+@open_to(Scope.INSPECT)
 async def model_ready(model: OfVersion) -> ModelReady:
     """Answer when the model is loaded."""
     return ModelReady(name=model.name)
@@ -74,6 +79,7 @@ async def model_ready(model: OfVersion) -> ModelReady:
 
 @router.post("/models/{model}/infer", openapi_extra=_INFERENCE_BODY)
 @router.post("/models/{model}/versions/{version}/infer", openapi_extra=_INFERENCE_BODY)
+@open_to(Scope.INSPECT)
 async def infer(model: OfVersion, service: InService, request: Request) -> Response:
     """Run the pair graph on normalised pictures, float32 NCHW."""
     if request.headers.get("content-encoding", "identity") != "identity":

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as FrameworkError
 
 from serve.request_id import request_id_of
 
 MEDIA_TYPE = "application/problem+json"
 TITLES = {
     400: "The request cannot be read",
+    401: "No valid key",
+    403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
     408: "Too slow",
@@ -26,8 +28,10 @@ TITLES = {
 }
 
 
-class HttpError(Exception):
+class HttpError(HTTPException):
     """Ends a request with a problem.
+
+    FastAPI lets an HTTPException through where it reads a body; any other error would become a 400 of its own there.
 
     Args:
         status: The HTTP status code.
@@ -46,20 +50,17 @@ class HttpError(Exception):
         problems: Sequence[str] = (),
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(detail)
-        self.status = status
+        super().__init__(status, detail, headers)
         self.kind = kind
-        self.detail = detail
         self.problems = tuple(problems)
-        self.headers = headers
 
 
 def problem_of(problem: HttpError) -> dict[str, Any]:
     """Return a problem as JSON, without the request it ended."""
     return {
         "type": f"urn:changenet:problem:{problem.kind}",
-        "title": TITLES.get(problem.status, "Error"),
-        "status": problem.status,
+        "title": TITLES.get(problem.status_code, "Error"),
+        "status": problem.status_code,
         "detail": problem.detail,
     }
 
@@ -69,7 +70,7 @@ def problem_response(problem: HttpError, request_id: str, *, open_inference: boo
     body = problem_of(problem) | {"request_id": request_id} | ({"error": problem.detail} if open_inference else {})
     if problem.problems:
         body["problems"] = list(problem.problems)
-    return JSONResponse(body, status_code=problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
+    return JSONResponse(body, status_code=problem.status_code, headers=_plain(problem.headers), media_type=MEDIA_TYPE)
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -79,10 +80,9 @@ def add_problem_handlers(app: FastAPI) -> None:
         open_inference = request.url.path.startswith("/v2/")
         return problem_response(error, request_id_of(request.scope), open_inference=open_inference)
 
-    def from_framework(request: Request, error: HTTPException) -> JSONResponse:
+    def from_framework(request: Request, error: FrameworkError) -> JSONResponse:
         kind = {404: "no-such-route", 405: "method-not-allowed"}.get(error.status_code, "http-error")
-        headers = dict(error.headers) if error.headers else None
-        problem = HttpError(error.status_code, kind, str(error.detail), headers=headers)
+        problem = HttpError(error.status_code, kind, str(error.detail), headers=_plain(error.headers))
         return problem_response(problem, request_id_of(request.scope))
 
     def from_validation(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -92,5 +92,9 @@ def add_problem_handlers(app: FastAPI) -> None:
         )
 
     app.exception_handler(HttpError)(from_problem)
-    app.exception_handler(HTTPException)(from_framework)
+    app.exception_handler(FrameworkError)(from_framework)
     app.exception_handler(RequestValidationError)(from_validation)
+
+
+def _plain(headers: Mapping[str, str] | None) -> dict[str, str] | None:
+    return dict(headers) if headers else None

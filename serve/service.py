@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from serve.inspector import ServedModel
+from serve.metrics import Metrics
 from serve.problems import HttpError
 from serve.settings import Limits
 from serve.slots import ModelKeeper, ModelSlot
@@ -54,6 +55,8 @@ class Service:
     keeper: ModelKeeper
     admission: Admission
     limits: Limits
+    wants_keys: bool
+    metrics: Metrics
 
     @asynccontextmanager
     async def in_time(self) -> AsyncIterator[None]:

@@ -89,6 +89,10 @@ class ServiceSettings(_Settings):
     trusted_keys: tuple[str, ...] = Field(
         default=(), description="Public keys, as PEM text or files of the replicas; one must have signed each bundle."
     )
+    keys_file: str | None = Field(
+        default=None,
+        description="File of API keys, as the replicas see it. None: whoever reaches the service may use it.",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> ServiceSettings:

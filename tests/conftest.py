@@ -171,3 +171,37 @@ def real_data() -> Path:
     if not (folder / "deeppcb").is_dir():
         pytest.skip("no real data: set CHANGENET_REAL_DATA")
     return folder
+
+
+@pytest.fixture
+def self_signed(tmp_path: Path) -> Callable[[str], tuple[str, str]]:
+    """Writes a certificate for an address or a name, and its private key; returns both paths."""
+
+    def write(name: str) -> tuple[str, str]:
+        import datetime
+        import ipaddress
+
+        from cryptography import x509
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        is_address = name.replace(".", "").isdigit()
+        names = [x509.IPAddress(ipaddress.ip_address(name)) if is_address else x509.DNSName(name)]
+        now = datetime.datetime.now(datetime.UTC)
+        certificate = (
+            x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, SHA256())
+        )
+        files = tmp_path / f"{name}.crt", tmp_path / f"{name}.key"
+        files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+        files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return str(files[0]), str(files[1])
+
+    return write

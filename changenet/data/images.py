@@ -24,10 +24,12 @@ from PIL import Image, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin  # no
 from changenet.data.kinds import Kind, PictureError
 
 MAX_PIXELS = 64_000_000
+MAX_SCANS = 100
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 # Pillow's own limit warns far below ours, which is checked from the header before anything is decoded.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _AT_ONCE = 1 << 20  # bytes
+_SCAN = b"\xff\xda"  # begins a scan of a JPEG; inside one, 0xFF is always followed by zero or a restart marker
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 _TRUNCATION = ("truncated", "end of file", "eof", "not enough image data", "broken data stream", "cannot read")
 
@@ -94,7 +96,22 @@ def decode_file(file: IO[bytes], *, where: str, max_pixels: int = MAX_PIXELS) ->
         what = "is not a readable picture"
         fix = f"Use one of {', '.join(FORMATS)}."
         raise PictureError(Kind.UNREADABLE, what, where=where, fix=fix) from None
-    return _to_rgb(_bounded(picture, where, max_pixels), where), str(picture.format)
+    _bounded(picture, where, max_pixels)
+    if picture.format == "JPEG":
+        _few_scans(file, where)
+    return _to_rgb(picture, where), str(picture.format)
+
+
+def _few_scans(file: IO[bytes], where: str) -> None:
+    """Refuse a JPEG of hundreds of scans: each may be empty, and still costs a pass over all pixels."""
+    place = file.tell()
+    file.seek(0)
+    scans = file.read().count(_SCAN)
+    file.seek(place)
+    if scans > MAX_SCANS:
+        what = f"has {scans} scans"
+        fix = f"Save it again; cameras and editors write at most about ten, and {MAX_SCANS} are allowed."
+        raise PictureError(Kind.UNREADABLE, what, where=where, fix=fix)
 
 
 def _bounded(picture: Image.Image, where: str, max_pixels: int) -> Image.Image:

@@ -58,6 +58,12 @@ class Serve(Section):
     trusted_keys: tuple[str, ...] = Field(
         default=(), description="Files of public keys: one of them must have signed each bundle. Empty: none must."
     )
+    keys_file: str | None = Field(
+        default=None,
+        description="File of API keys (changenet api-key), seen by every node. Unset: no key is asked for.",
+    )
+    tls_certificate: str | None = Field(default=None, description="Certificate (PEM) for HTTPS. Unset: plain HTTP.")
+    tls_key: str | None = Field(default=None, description="Private key (PEM) of the certificate.")
     max_request_mb: Positive = Field(default=32, description="Largest request, in MiB.")
     max_picture_megapixels: Annotated[Positive, Field(le=178)] = Field(  # Pillow refuses more
         default=64, description="Largest picture, in megapixels."

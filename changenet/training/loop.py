@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +35,19 @@ class EpochResult:
     rows: Tensor
     output: Tensor
     target: Tensor
+
+    @classmethod
+    def merged(cls, parts: Sequence[EpochResult]) -> EpochResult:
+        """Return the rows of all ranks, in row order, and the mean of their losses."""
+        filled = [part for part in parts if len(part.rows)]  # an empty one does not know the width of an output
+        rows = torch.cat([part.rows for part in filled])
+        order = rows.argsort()
+        return cls(
+            sum(part.loss for part in parts) / len(parts),
+            rows[order],
+            torch.cat([part.output for part in filled])[order],
+            torch.cat([part.target for part in filled])[order],
+        )
 
 
 def train_epoch(

@@ -21,9 +21,14 @@ def _template() -> jinja2.Template:
     return environment.from_string((_FOLDER / "index.html").read_text(encoding="utf-8"))
 
 
-def render_page(models: Sequence[str]) -> str:
-    """Return the page; it asks `/v1/models/NAME` for everything else."""
-    return _template().render(models=models, version=changenet.__version__)
+def render_page(models: Sequence[str], *, asks_for_key: bool = False) -> str:
+    """Return the page; it asks `/v1/models/NAME` for everything else.
+
+    Args:
+        models: Their names.
+        asks_for_key: The service wants a key that the page has to ask the user for.
+    """
+    return _template().render(models=models, asks_for_key=asks_for_key, version=changenet.__version__)
 
 
 def mount_assets(app: FastAPI) -> None:

@@ -3,14 +3,17 @@
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
 from ray_jobs.serve import free_port
+from serve.keys import add_key
 
 
 @pytest.mark.slow
@@ -53,3 +56,44 @@ def test_a_model_that_does_not_load_ends_it_with_the_reason(bundles, tmp_path):
     assert ended.returncode == 2, ended.stderr
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert "which the torch engine cannot run" in line
+
+
+@pytest.mark.slow
+def test_keys_and_tls_hold_on_the_wire_and_keys_change_while_it_runs(bundles, pictures, tmp_path, self_signed):
+    certificate, private = self_signed("127.0.0.1")
+    file = str(tmp_path / "keys.txt")
+    old = add_key(file, "old")
+    port = free_port()
+    command = [sys.executable, "-m", "ray_jobs", "serve", "--model", f"pcb={bundles['pcb']}", "--port", str(port)]
+    command += ["--keys", file, "--tls-certificate", certificate, "--tls-key", private]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            lines = []
+            while not lines or "stop" not in lines[-1]:
+                lines.append(process.stdout.readline())
+                assert lines[-1], "it ended before it served"
+            url = f"https://127.0.0.1:{port}"
+            assert url in lines[0] and "$KEY" in "".join(lines)
+            with httpx.Client(
+                base_url=url, verify=ssl.create_default_context(cafile=certificate), timeout=60
+            ) as client:
+                files = {"test": pictures[0], "golden": pictures[1]}
+                assert client.get("/v2/health/ready").status_code == 200
+                refused = client.post("/v1/models/pcb/inspect", files=files)
+                assert refused.status_code == 401 and refused.headers["www-authenticate"].startswith("Bearer")
+                answer = client.post("/v1/models/pcb/inspect", files=files, headers={"Authorization": f"Bearer {old}"})
+                assert answer.status_code == 200, answer.text
+                new = add_key(file, "new")
+                kept = [line for line in Path(file).read_text().splitlines() if not line.startswith("old ")]
+                Path(file).write_text("\n".join(kept))
+                deadline = time.monotonic() + 60
+                while client.get("/v1/models", headers={"Authorization": f"Bearer {old}"}).status_code != 401:
+                    assert time.monotonic() < deadline, "a revoked key is still taken"
+                    time.sleep(0.2)
+                assert client.get("/v1/models", headers={"Authorization": f"Bearer {new}"}).status_code == 200
+            with pytest.raises(httpx.TransportError):
+                httpx.get(f"http://127.0.0.1:{port}/v2/health/live", timeout=10)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=120) == 0

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 from tritonclient import http
 from tritonclient.utils import InferenceServerException
+
+from serve.metrics import INSTRUMENTS
 
 MEGABYTE = 1 << 20
 
@@ -177,3 +181,22 @@ def test_the_log_has_a_line_a_request_and_no_pictures(service, pictures):
     record = json.loads(line)
     assert record["path"] == "/v1/models/pcb/inspect" and record["score"] == answer.json()["score"]
     assert "PNG" not in text
+
+
+def test_prometheus_finds_what_was_counted(service, pictures):
+    import ray
+
+    inspect(service, {"test": pictures[0], "golden": pictures[1]})
+    inspect(service, {"test": b"no picture", "golden": pictures[1]})
+    (node,) = ray.nodes()
+    counted = {f"ray_{name}{'_total' if each.kind == 'counter' else ''}" for name, each in INSTRUMENTS.items()}
+    expected = counted - {"ray_changenet_score_drift"}  # it takes more scores
+    deadline = time.monotonic() + 180
+    found = set()
+    while not expected <= found:
+        assert time.monotonic() < deadline, expected - found
+        time.sleep(1)  # Ray hands the numbers on every few seconds
+        text = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=30).text
+        found = set(re.findall(r"^# TYPE (ray_changenet_\w+)", text, re.MULTILINE))
+    assert re.search(r'ray_changenet_picture_errors_total{[^}]*problem="not-a-picture"', text)
+    assert re.search(r'ray_changenet_requests_total{[^}]*route="/v1/models/{model}/inspect"', text)

@@ -1,25 +1,13 @@
 // The inspection page: pictures in, a verdict out. A verdict is shown only for the pictures that are on the page.
 import { drawScores } from "./chart.js";
+import { getJson, useKey } from "./service.js";
+import * as view from "./view.js";
 
 const find = (id) => document.getElementById(id);
 const ROLES = ["test", "golden"];
 const chosen = { test: new Map(), golden: new Map() }; // light -> files
 let model = null; // facts of the selected model
 let running = null; // the request under way
-
-async function getJson(url, options) {
-  let response;
-  try {
-    response = await fetch(url, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("The service does not answer. Is it running?");
-  }
-  const isJson = /json/.test(response.headers.get("content-type") ?? "");
-  const body = isJson ? await response.json() : { detail: (await response.text()).slice(0, 300) };
-  if (!response.ok) throw new Error(body.detail || `The service answered with status ${response.status}.`);
-  return body;
-}
 
 function show(state, title, sentence = "", problem = "") {
   find("result").dataset.state = state;
@@ -55,6 +43,10 @@ function modelFacts() {
 }
 
 function buildSlots() {
+  const { lights } = model.input;
+  find("golden-id").value = "";
+  find("view-light-label").hidden = lights.length < 2;
+  find("view-light").replaceChildren(...lights.map((light) => new Option(light, light)));
   find("form").querySelector(".pictures").classList.toggle("many", model.input.lights.length > 1);
   for (const role of ROLES) {
     chosen[role].clear();
@@ -114,16 +106,25 @@ function fill(role, light) {
   slot.classList.add("filled");
 }
 
-const complete = () => ROLES.every((role) => model.input.lights.every((light) => chosen[role].has(light)));
+const goldenId = () => find("golden-id").value.trim();
+const filled = (role) => model.input.lights.every((light) => chosen[role].has(light));
+const complete = () => filled("test") && (goldenId() ? find("golden-id").checkValidity() : filled("golden"));
+
+function look() {
+  const light = find("view-light").value;
+  view.show(chosen.test.get(light)?.[0], goldenId() ? undefined : chosen.golden.get(light)?.[0]);
+}
 
 function reset() {
   running?.abort();
-  const anything = ROLES.some((role) => chosen[role].size);
+  const anything = ROLES.some((role) => chosen[role].size) || goldenId() !== "";
+  find("golden").classList.toggle("unused", goldenId() !== "");
   find("inspect").disabled = !complete();
   find("clear").disabled = !anything;
   show("empty", "No verdict yet", anything ? "More pictures are needed." : "Choose or drop a test picture and its golden.");
   showFacts(modelFacts());
   drawScores(find("chart"), find("caption"), model);
+  look();
 }
 
 function changed() {
@@ -137,9 +138,10 @@ async function inspect() {
   running = request;
   show("busy", "Comparing …");
   const form = new FormData();
-  for (const role of ROLES)
+  for (const role of goldenId() ? ["test"] : ROLES)
     for (const [light, files] of chosen[role])
       for (const file of files) form.append(light ? `${role}.${light}` : role, file, file.name || "picture");
+  if (goldenId()) form.append("golden_id", goldenId());
   const started = performance.now();
   try {
     const url = `v1/models/${encodeURIComponent(model.name)}/inspect`;
@@ -178,6 +180,72 @@ async function selectModel() {
   }
   buildSlots();
   reset();
+  for (const row of find("models").querySelectorAll("tbody tr")) {
+    row.classList.toggle("selected", row.dataset.model === model.name);
+  }
+}
+
+// What is under way beside the version that answers.
+function notes({ previous, shadow, failure, behind }) {
+  return [
+    previous && `before: ${previous}`,
+    shadow && `in the shadow: ${shadow}`,
+    failure && `the last change failed: ${failure.reason}`,
+    behind,
+  ].filter(Boolean).join("; ");
+}
+
+function showModels(models) {
+  const select = find("model");
+  const before = select.value;
+  select.replaceChildren(...models.map(({ name }) => new Option(name, name)));
+  if (models.some(({ name }) => name === before)) select.value = before;
+  find("models").querySelector("tbody").replaceChildren(
+    ...models.map((each) => {
+      const row = document.createElement("tr");
+      row.dataset.model = each.name;
+      const choose = document.createElement("button");
+      choose.type = "button";
+      choose.className = "link";
+      choose.textContent = each.name;
+      choose.addEventListener("click", () => {
+        select.value = each.name;
+        selectModel();
+      });
+      row.insertCell().append(choose);
+      for (const value of [each.version, each.engine, each.difference_module, number(each.threshold), notes(each)]) {
+        row.insertCell().textContent = value;
+      }
+      return row;
+    }),
+  );
+  find("models").hidden = false;
+}
+
+// The models first: a key that is not known shows here.
+async function open() {
+  showModels((await getJson("v1/models")).models);
+  await selectModel();
+}
+
+function askForKey() {
+  const unlock = find("unlock");
+  show("empty", "Locked", "Enter the API key to begin.");
+  find("key").focus();
+  unlock.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    useKey(find("key").value.trim());
+    try {
+      await open();
+      unlock.hidden = true;
+      find("key").value = "";
+    } catch (error) {
+      useKey("");
+      find("key-problem").textContent = error.message;
+      find("key-problem").hidden = false;
+      find("key").select();
+    }
+  });
 }
 
 for (const role of ROLES) {
@@ -203,4 +271,7 @@ find("form").addEventListener("submit", (event) => {
 });
 find("clear").addEventListener("click", selectModel);
 find("model").addEventListener("change", selectModel);
-selectModel();
+find("view-light").addEventListener("change", look);
+find("golden-id").addEventListener("input", () => model && reset());
+if (find("unlock")) askForKey();
+else open().catch((error) => show("problem", "No models", "", error.message));

@@ -1,4 +1,4 @@
-"""Prometheus and Grafana: every metric is one that the installed Ray's own dashboards ask for."""
+"""Prometheus and Grafana: every metric is one that the installed Ray's own dashboards ask for, or one of our service."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import ray.dashboard.modules.metrics.dashboards as ray_dashboards
 import yaml
 from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 
+from serve.metrics import INSTRUMENTS
+
+SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 METRIC = re.compile(r"\b(ray_[a-z0-9_]+)\{")
 
 
@@ -25,7 +28,9 @@ def dashboard(cluster_folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def known() -> set[str]:
     folder = Path(next(iter(ray_dashboards.__path__)))
-    return {name for path in folder.glob("*_panels.py") for name in METRIC.findall(path.read_text(encoding="utf-8"))}
+    rays = {name for path in folder.glob("*_panels.py") for name in METRIC.findall(path.read_text(encoding="utf-8"))}
+    ours = {f"ray_{name}{end}" for name, each in INSTRUMENTS.items() for end in SUFFIXES[each.kind]}
+    return rays | ours
 
 
 def test_ray_exports_every_metric(dashboard: dict[str, Any], known: set[str]) -> None:
@@ -51,6 +56,12 @@ def test_panels_neither_overlap_nor_share_a_number(dashboard: dict[str, Any]) ->
     ]
     assert len(set(cells)) == len(cells)
     assert max(x for x, _ in cells) < 24
+
+
+def test_every_metric_of_the_service_is_shown(dashboard: dict[str, Any]) -> None:
+    text = json.dumps(dashboard)
+    # How long a request takes, Ray's own panel shows.
+    assert {name for name in INSTRUMENTS if f"ray_{name}" not in text} == {"changenet_request_seconds"}
 
 
 def test_training_service_and_nodes_are_all_shown(dashboard: dict[str, Any]) -> None:

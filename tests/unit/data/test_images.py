@@ -107,6 +107,24 @@ def test_more_than_one_frame_is_refused(picture, kind):
     assert kind_of(content) is Kind.MULTI_FRAME
 
 
+def test_a_jpeg_of_hundreds_of_scans_is_refused(picture):
+    whole = encoded(picture(), "JPEG", progressive=True)
+    assert decode_picture(whole).size == (16, 12)
+    last, end = whole.rindex(b"\xff\xda"), whole.rindex(b"\xff\xd9")
+    few, many = (whole[:end] + whole[last:end] * count + whole[end:] for count in (20, 200))
+    assert decode_picture(few).size == (16, 12)
+    assert kind_of(many) is Kind.UNREADABLE
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt"])
+def test_a_small_picture_with_much_packed_text_is_refused_without_unpacking(picture, kind):
+    whole = encoded(picture())
+    packed = zlib.compress(b"\0" * (8 << 20))
+    content = b"a\0" + {b"zTXt": b"\0", b"iCCP": b"\0", b"iTXt": b"\1\0\0\0"}[kind] + packed
+    chunk = len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
+    assert kind_of(whole[:33] + chunk + whole[33:]) is Kind.UNREADABLE
+
+
 def test_the_pixel_limit_is_read_from_the_header(picture):
     assert kind_of(encoded(picture()), max_pixels=191) is Kind.TOO_LARGE
     decode_picture(encoded(picture()), max_pixels=192)

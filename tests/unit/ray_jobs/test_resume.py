@@ -48,6 +48,7 @@ def test_a_run_begins_anew_or_goes_on(start: Any, tmp_path: Path, caplog: pytest
     assert found == Start(str(tmp_path / "results" / "train" / LATEST), 2)
     assert "Going on from" in caplog.text
     assert "train.pretrained_model_path is not read" in caplog.text
+    assert "differs from its beginning: train.optim.lr from 0.003 to 0.1." in caplog.text
 
 
 def test_every_key_that_differs_is_named(start: Any) -> None:

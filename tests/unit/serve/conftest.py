@@ -20,6 +20,8 @@ from serve.golden_cache import GoldenCache
 from serve.golden_registry import GoldenRegistry
 from serve.ingress import create_app
 from serve.inspector import ServedModel, Shared
+from serve.keys import KeyRing
+from serve.metrics import Metrics
 from serve.model_state import ModelState, StateFiles
 from serve.settings import Limits, ModelSettings
 from serve.slots import ModelKeeper, ModelSlot
@@ -103,8 +105,15 @@ def keep(*models: ServedModel, load: Any = None, files: StateFiles | None = None
 
 @pytest.fixture
 def app_of() -> Callable[..., FastAPI]:
-    def make(*models: ServedModel, load: Any = None, files: StateFiles | None = None, **limits: Any) -> FastAPI:
-        return create_app(keep(*models, load=load, files=files), Limits(**limits))
+    def make(
+        *models: ServedModel,
+        load: Any = None,
+        files: StateFiles | None = None,
+        keys: KeyRing | None = None,
+        metrics: Metrics | None = None,
+        **limits: Any,
+    ) -> FastAPI:
+        return create_app(keep(*models, load=load, files=files), Limits(**limits), keys=keys, metrics=metrics)
 
     return make
 

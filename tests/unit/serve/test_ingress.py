@@ -217,7 +217,7 @@ def test_the_page_loads_nothing_from_elsewhere(client):
     assert "default-src 'none'" in policy and "unsafe" not in policy
     assert "http://" not in page.text and "https://" not in page.text
     assert all(f"<option>{name}</option>" in page.text for name in ("pcb", "lights", "goldens"))
-    for asset in ("style.css", "inspection.js", "chart.js", "icon.svg"):
+    for asset in ("style.css", "inspection.js", "chart.js", "view.js", "service.js", "icon.svg"):
         assert client.get(f"/page/{asset}").status_code == 200
     assert client.get("/page/__init__.py").status_code == 404
 

@@ -1,12 +1,17 @@
 """What `changenet serve` refuses before Ray starts."""
 
 import socket
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from changenet.errors import SpecError
+from ray_jobs.cli import app
 from ray_jobs.serve import _is_loopback, _is_remote, free_port, run
 from ray_jobs.serve_settings import parse_models
+from ray_jobs.tls import Tls
+from serve.keys import digest_of, read_keys
 
 
 def test_models_are_name_and_bundle():
@@ -85,3 +90,56 @@ def test_the_head_of_another_machine_is_told_apart_however_it_is_named(address, 
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
         assert _is_remote(None) is remote
+
+
+@pytest.fixture
+def certificate(self_signed):
+    return self_signed("127.0.0.1")
+
+
+def test_a_certificate_and_its_key_come_together(certificate):
+    with pytest.raises(SpecError, match="one of them is missing"):
+        run(models=["pcb=somewhere"], tls_certificate=certificate[0])
+
+
+def test_keys_and_tls_files_are_checked_before_ray_starts(tmp_path, certificate, self_signed):
+    (tmp_path / "keys.txt").write_text("not ours")
+    with pytest.raises(SpecError) as caught:
+        run(
+            models=[f"a={tmp_path}/a"],
+            port=free_port(),
+            keys_file=str(tmp_path / "keys.txt"),
+            tls_certificate=certificate[0],
+            tls_key=self_signed("other")[1],
+        )
+    text = str(caught.value)
+    assert "is no file of keys" in text and "cannot be used for HTTPS" in text and f"{tmp_path}/a" in text
+
+
+def test_files_that_belong_together_are_taken(certificate):
+    tls = Tls.chosen(*certificate)
+    assert tls.problems() == []
+    assert tls.http_options() == {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
+
+
+def test_a_private_key_with_a_passphrase_is_refused_without_asking(certificate):
+    from cryptography.hazmat.primitives.serialization import (
+        BestAvailableEncryption,
+        Encoding,
+        PrivateFormat,
+        load_pem_private_key,
+    )
+
+    key = load_pem_private_key(Path(certificate[1]).read_bytes(), None)
+    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    Path(certificate[1]).write_bytes(locked)
+    assert len(Tls.chosen(*certificate).problems()) == 1
+
+
+def test_an_api_key_is_alone_on_stdout(tmp_path):
+    file = str(tmp_path / "keys.txt")
+    done = CliRunner().invoke(app, ["api-key", file, "line-3"])
+    assert done.exit_code == 0
+    key = done.stdout.strip()
+    assert "\n" not in key and read_keys(file)[0].digest == digest_of(key)
+    assert CliRunner().invoke(app, ["api-key", file, "line-3"]).exit_code == 2

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from changenet.model.network import ChangeNet
-from changenet.training.loop import predict, train_epoch
+from changenet.training.loop import EpochResult, predict, train_epoch
 from changenet.training.losses import make_loss
 from changenet.training.optimizers import make_optimizer, make_schedule
 from changenet.training.state import Progress, Stateful
@@ -140,3 +140,15 @@ def test_progress_knows_the_best_and_counts_the_rest() -> None:
     progress.improves(0.75, name="val_loss", mode="min", min_delta=0.1)
     assert (progress.best, progress.stale) == (0.75, 2), "a small step is the best, and yet no reason to go on"
     assert Progress().improves(0.5, name="val_auroc", mode="max")
+
+
+def test_the_rows_of_all_ranks_come_in_the_order_of_the_file() -> None:
+    def part(rows: list[int], loss: float) -> EpochResult:
+        return EpochResult(loss, torch.tensor(rows), torch.tensor(rows) / 10, torch.tensor(rows) % 2)
+
+    nothing = EpochResult(0.0, torch.empty(0, dtype=torch.int64), torch.empty(0), torch.empty(0, dtype=torch.int64))
+    merged = EpochResult.merged([part([4, 0], 0.3), part([3, 1, 2], 0.6), nothing])
+    assert merged.rows.tolist() == [0, 1, 2, 3, 4]
+    assert merged.output.tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert merged.target.tolist() == [0, 1, 0, 1, 0]
+    assert merged.loss == pytest.approx(0.3)

@@ -1,0 +1,93 @@
+"""Who may ask for what: every request needs a key, and every route the scope `admin`, unless it says otherwise here.
+
+Without a file of keys none of this is in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+from fastapi import Request, Security
+from fastapi.security import HTTPBearer
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve import keys
+from serve.problems import HttpError, problem_response
+from serve.request_id import request_id_of
+
+# Health, for probes; the page and its own files, which hold nothing of the user's: it asks for the key itself.
+OPEN_PATHS = ("/v2/health/", "/page/")
+PAGE = "/"
+CHALLENGE = 'Bearer realm="changenet"'
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
+
+_bearer = HTTPBearer(auto_error=False, description="An API key, as `changenet api-key` made it.")
+
+
+def open_to(scope: keys.Scope | None) -> Callable[[Endpoint], Endpoint]:
+    """Mark a route function with the scope that its callers need; None: none. An unmarked one needs `admin`."""
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        endpoint.needed_scope = scope  # type: ignore[attr-defined]
+        return endpoint
+
+    return mark
+
+
+def needed_scope(endpoint: object) -> keys.Scope | None:
+    """Return the scope that callers of a route function need."""
+    scope: keys.Scope | None = getattr(endpoint, "needed_scope", keys.Scope.ADMIN)
+    return scope
+
+
+async def check_scope(request: Request, _header: Annotated[object, Security(_bearer)]) -> None:
+    """Refuse a key that is not good for this route; a dependency of all routes.
+
+    Raises:
+        HttpError: 403.
+    """
+    needed = needed_scope(request.scope["endpoint"])
+    key: keys.ApiKey | None = request.state.key
+    if needed is None or (key is not None and key.allows(needed)):
+        return
+    headers = {"WWW-Authenticate": f'{CHALLENGE}, error="insufficient_scope", scope="{needed}"'}
+    raise HttpError(403, "key-not-allowed", f"This needs a key with the scope {str(needed)!r}.", headers=headers)
+
+
+class KeyGuard:
+    """Answers 401 to a request without a valid `Authorization: Bearer KEY`, before anything of it is read.
+
+    Routes find the key, or None, as `request.state.key`.
+    """
+
+    def __init__(self, app: ASGIApp, ring: keys.KeyRing) -> None:
+        self.app = app
+        self.ring = ring
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        kind, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
+        given = secret.strip() if kind.lower() == "bearer" else ""
+        key = self.ring.find(given) if given else None
+        state = scope.setdefault("state", {})
+        state["key"] = key
+        state["key_name"] = key.name if key else None
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if key is None and path != PAGE and not path.startswith(OPEN_PATHS):
+            await problem_response(_refusal(bool(given)), request_id_of(scope))(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+def _refusal(given: bool) -> HttpError:
+    if given:
+        headers = {"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token"'}
+        return HttpError(401, "wrong-key", "This API key is not known here.", headers=headers)
+    detail = "This service wants an API key: send the header 'Authorization: Bearer KEY'."
+    return HttpError(401, "no-key", detail, headers={"WWW-Authenticate": CHALLENGE})
