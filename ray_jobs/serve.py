@@ -24,13 +24,12 @@ from changenet.bundle import Bundle, read_bundle
 from changenet.errors import ChangeNetError, EngineError, Problem, SpecError
 from ray_jobs import cluster
 from ray_jobs.console import out
-from ray_jobs.serve_settings import HOST, PORT, choose
+from ray_jobs.serve_settings import APPLICATION, HOST, PORT, choose
 from ray_jobs.tls import Tls, probe_context
 from serve.form import part_name
 from serve.keys import read_keys
 from serve.settings import ServiceSettings
 
-APPLICATION = "changenet"
 START_SECONDS = 60
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ from changenet.errors import Problem, SpecError
 from changenet.spec.serve import Serve
 from ray_jobs.action import Action
 from ray_jobs.tls import Tls
-from serve.settings import NAME_PATTERN, Batching, Limits, ModelSettings, ServiceSettings
+from serve.settings import NAME_PATTERN, Autoscaling, Batching, Limits, ModelSettings, ServiceSettings
 
+APPLICATION = "changenet"
 HOST = "127.0.0.1"
 PORT = 8000
 GOLDENS_DIR = "results/serve/goldens"  # without a spec
@@ -67,6 +68,7 @@ def choose(
         raise SpecError("no model to serve", fix="Give --model NAME=BUNDLE, or serve.models in the spec.")
     goldens_dir = section.goldens_dir or (action.path("goldens") if action else GOLDENS_DIR)
     keys_file = keys_file or section.keys_file
+    scaling = section.autoscaling
     settings = ServiceSettings(
         models=tuple(chosen),
         limits=Limits(
@@ -75,6 +77,9 @@ def choose(
             inspections=section.max_ongoing_requests,
         ),
         batching=Batching(max_batch_size=section.max_batch_size, batch_wait_timeout_s=section.batch_wait_timeout_s),
+        replicas=section.replicas,
+        autoscaling=Autoscaling(**scaling.model_dump()) if scaling.max_replicas is not None else None,
+        cpus=section.cpus,
         goldens_dir=storage.absolute(goldens_dir),
         golden_cache_bytes=section.golden_cache_mb << 20,
         encryption_key=action.experiment.encryption_key if action else None,

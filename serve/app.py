@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
 from serve.settings import Batching, ServiceSettings
@@ -41,7 +41,8 @@ class Inspection:
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new settings of batches while requests are under way."""
-        self._keeper.set_batching(Batching(**user_config))
+        changed = ServiceSettings(**{**dict(self._settings), "batching": Batching(**user_config)})
+        self._keeper.set_batching(changed.batching)
 
 
 def build(settings: ServiceSettings) -> serve.Application:
@@ -53,6 +54,9 @@ def build(settings: ServiceSettings) -> serve.Application:
         serve.ingress()(Inspection),
         name=DEPLOYMENT,
         user_config=settings.batching.model_dump(),
+        **_scaling(settings),
+        # A replica that is to go answers what it has begun.
+        graceful_shutdown_timeout_s=settings.limits.request_seconds + 10,
         # Ray's default of 5 would throttle here; the replica itself refuses inspections over its limit, as a problem.
         max_ongoing_requests=settings.limits.inspections + EXTRA_REQUESTS,
         max_queued_requests=EXTRA_REQUESTS,
@@ -60,6 +64,14 @@ def build(settings: ServiceSettings) -> serve.Application:
         logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),  # our own line a request says more
     )
     return deployment.bind(settings)
+
+
+def _scaling(settings: ServiceSettings) -> dict[str, Any]:
+    """Return the deployment options that say how many replicas there are and what each reserves."""
+    options: dict[str, Any] = {"ray_actor_options": {"num_cpus": settings.cpus or 1}}
+    if settings.autoscaling is None:
+        return options | {"num_replicas": settings.replicas}
+    return options | {"autoscaling_config": AutoscalingConfig(**settings.autoscaling.model_dump())}
 
 
 def _log_like_ray_serve() -> None:

@@ -86,12 +86,14 @@ class BatchQueue(Generic[Item, Result]):
             try:
                 alone = batch[0].alone
                 results = [alone()] if alone else self._work([each.item for each in batch])
+                answers = list(zip(batch, results, strict=True))
             except BaseException as error:  # noqa: BLE001 - whoever waits is told
                 for each in batch:
                     each.future.set_exception(error)
             else:
-                for each, result in zip(batch, results, strict=True):
+                for each, result in answers:
                     each.future.set_result(result)
+                answers.clear()
             batch.clear()  # pictures must not live until the next request
 
     def _next(self) -> list[_Waiting]:

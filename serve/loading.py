@@ -103,7 +103,13 @@ def load_model(name: str, source: Source, settings: ServiceSettings, shared: Sha
     if storage.exists(source.bundle) and not is_bundle(source.bundle):
         raise CheckpointError("is no bundle", where=source.bundle, fix="Run changenet export, and give its folder.")
     key = settings.encryption_key.get_secret_value() if settings.encryption_key else None
-    inspector = Inspector.load(source.bundle, source.engine, encryption_key=key, trusted_keys=settings.trusted_keys)
+    inspector = Inspector.load(
+        source.bundle,
+        source.engine,
+        encryption_key=key,
+        trusted_keys=settings.trusted_keys,
+        threads=settings.cpus,
+    )
     assert inspector.bundle is not None
     version = inspector.bundle.version
     if source.version not in (None, version):

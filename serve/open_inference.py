@@ -23,6 +23,7 @@ from serve.tensors import DATATYPE, HEADER_LENGTH, Inference, InferenceRequest, 
 
 INPUTS = ("input_1", "input_2")  # test, golden
 OUTPUT = "output"
+PLACES = 8  # of one request: numbers in JSON become many times as large
 
 router = APIRouter(prefix="/v2")
 
@@ -83,7 +84,7 @@ async def infer(model: OfVersion, service: InService, request: Request) -> Respo
     """Run the pair graph on normalised pictures, float32 NCHW."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise HttpError(415, "wrong-tensors", "Send the body as it is, not compressed.")
-    with service.admission.hold():
+    with service.admission.hold(PLACES):
         async with service.in_time():
             body = await request.body()
             inference = await asyncio.to_thread(read_inference, body, request.headers.get(HEADER_LENGTH))

@@ -62,12 +62,25 @@ class Limits(_Settings):
     request_seconds: float = Field(default=60.0, gt=0, description="A request, slow uploads included, ends after this.")
 
 
+class Autoscaling(_Settings):
+    """Replicas by load; the names are Ray Serve's."""
+
+    min_replicas: int = Field(default=1, ge=0)
+    max_replicas: int = Field(default=2, ge=1)
+    target_ongoing_requests: float = Field(default=8.0, gt=0)
+    upscale_delay_s: float = Field(default=30.0, ge=0)
+    downscale_delay_s: float = Field(default=600.0, ge=0)
+
+
 class ServiceSettings(_Settings):
     """A whole service."""
 
     models: tuple[ModelSettings, ...] = Field(min_length=1)
     limits: Limits = Limits()
     batching: Batching = Batching()
+    replicas: int = Field(default=1, ge=1)
+    autoscaling: Autoscaling | None = Field(default=None, description="Instead of `replicas`.")
+    cpus: int | None = Field(default=None, ge=1, description="What a replica reserves, and threads of an engine.")
     goldens_dir: str | None = Field(
         default=None, description="Where registered goldens are kept: a folder or URI that every replica sees."
     )

@@ -302,3 +302,10 @@ def _serve(experiment: Experiment) -> Iterator[Finding]:
             f"is {served.max_ongoing_requests}, but serve.max_batch_size is {served.max_batch_size}: no batch could fill",
             "Hold at least one batch of requests.",
         )
+    scaling = served.autoscaling
+    if scaling.max_replicas is not None and scaling.max_replicas < scaling.min_replicas:
+        yield Finding(
+            ("serve.autoscaling.max_replicas",),
+            f"is {scaling.max_replicas}, but serve.autoscaling.min_replicas is {scaling.min_replicas}",
+            "Use as many or more.",
+        )

@@ -27,6 +27,26 @@ class ServedModel(Section):
     )
 
 
+class Autoscaling(Section):
+    """`serve.autoscaling`: replicas by load."""
+
+    min_replicas: Annotated[Integer, Field(ge=0)] = Field(
+        default=1, description="Fewest replicas; 0 lets the first request after a pause wait for one."
+    )
+    max_replicas: Positive | None = Field(
+        default=None, description="Most replicas. Unset: serve.replicas, whatever the load."
+    )
+    target_ongoing_requests: Annotated[Number, Field(gt=0)] = Field(
+        default=8.0, description="Requests at once that one replica should have."
+    )
+    upscale_delay_s: Annotated[Number, Field(ge=0)] = Field(
+        default=30.0, description="How long there must be more before a replica is added."
+    )
+    downscale_delay_s: Annotated[Number, Field(ge=0)] = Field(
+        default=600.0, description="How long there must be fewer before a replica goes."
+    )
+
+
 class Serve(Section):
     """`serve`: what `changenet serve` reads; its options win."""
 
@@ -63,4 +83,9 @@ class Serve(Section):
     )
     max_ongoing_requests: Positive = Field(
         default=64, description="Inspections that a replica holds at once; one more is answered 503."
+    )
+    replicas: Positive = Field(default=1, description="Replicas, without autoscaling; each holds all models.")
+    autoscaling: Autoscaling = Autoscaling()
+    cpus: Positive | None = Field(
+        default=None, description="CPUs that a replica reserves and its engines use. Unset: it reserves 1 and uses all."
     )

@@ -19,14 +19,15 @@ COMMANDS = [block.replace("\\\n", " ") for block in blocks("")]
 
 
 @pytest.mark.parametrize("block", [block for block in COMMANDS if "curl " in block])
-def test_commands_run_as_they_stand(service, pictures, tmp_path, block):
+def test_commands_run_as_they_stand(service, successor, pictures, tmp_path, block):
     for name, content in zip(("test", "golden", "other"), pictures, strict=False):
         (tmp_path / f"{name}.png").write_bytes(content)
     (manifest,) = (text for text in blocks("json") if text.startswith("[{"))
     (tmp_path / "board.json").write_text(manifest)
     for command in block.strip().splitlines():
         assert command.startswith("curl "), command
-        command = command.replace("http://127.0.0.1:8000", service).replace("curl ", "curl -sS --fail-with-body ", 1)
+        command = command.replace("http://127.0.0.1:8000", service).replace("/models/pcb-42", successor)
+        command = command.replace("curl ", "curl -sS --fail-with-body ", 1)
         ended = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
 

@@ -76,6 +76,10 @@ def test_a_failed_batch_is_told_to_its_callers_and_the_next_one_runs():
         with pytest.raises(ZeroDivisionError):
             await queue.submit(0)
         assert await queue.submit(2) == 0.5
+        wrong = queue_of(lambda _: [])
+        for _ in range(2):  # an engine that loses pictures is told too
+            with pytest.raises(ValueError, match="shorter"):
+                await wrong.submit(1)
         assert await queue.run(lambda: "alone") == "alone"
         queue.close()
         queue._thread.join(60)

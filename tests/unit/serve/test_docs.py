@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from changenet.spec.serve import Serve
 from ray_jobs import serve as verb
+from ray_jobs import serve_build
 from ray_jobs.cli import app
 
 ROOT = Path(__file__).parents[3]
@@ -17,9 +18,12 @@ COMMANDS = re.findall(r"^changenet serve.*$", PAGE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_are_understood(command, monkeypatch):
+def test_commands_are_understood(command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec.yaml").write_text("serve: {models: [{name: pcb, bundle: b}]}\n")
     called = []
     monkeypatch.setattr(verb, "run", lambda **given: called.append(given) or 0)
+    monkeypatch.setattr(serve_build, "run", lambda *given: called.append(given) or 0)
     ended = CliRunner().invoke(app, shlex.split(command)[1:])
     assert ended.exit_code == 0, ended.output
     assert called

@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
 
 from changenet.errors import CheckpointError
+from serve.app import Inspection
 from serve.inspector import ServedModel
 from serve.loading import _open
 from serve.model_state import StateFiles
@@ -198,3 +200,15 @@ def test_a_shadow_of_the_configuration_is_loaded(load):
     configured = (ModelSettings(name="pcb", bundle="/good"), ModelSettings(name="pcb", bundle="/strict", traffic=0.2))
     slot = _open("pcb", configured, load, None)
     assert slot.shadow.traffic == 0.2 and slot.shadow.candidate.version == "strict"
+
+
+def test_new_settings_of_batches_reach_models_that_are_loaded_later(replica):
+    client = replica()
+    settings = ServiceSettings(models=[{"name": "pcb", "bundle": "/good"}])
+    running = SimpleNamespace(_settings=settings, _keeper=client.app.state.service.keeper)
+    Inspection.reconfigure(running, {"max_batch_size": 3, "batch_wait_timeout_s": 0.5})
+    assert slot_of(client).active.queue.settings.max_batch_size == 3
+    client.post(f"{V1}/swap", json={"bundle": "/strict"})
+    assert slot_of(client).active.queue.settings.max_batch_size == 3
+    with pytest.raises(ValueError, match="no batch could fill"):
+        Inspection.reconfigure(running, {"max_batch_size": 65})
