@@ -12,7 +12,7 @@ from serve.service import InService, Slot
 from serve.settings import Source
 from serve.slots import ModelSlot
 
-# The key check of all routes here belongs into the `dependencies` of this router.
+# Without a mark (serve.access.open_to) a route wants an admin key.
 router = APIRouter(prefix="/v1/models/{model}")
 
 
