@@ -8,7 +8,7 @@ from collections import OrderedDict
 from changenet.engines import Arrays
 
 Key = tuple[str, ...]
-"""The model's version and the SHA-256 of each light's encoded picture, in the model's order of lights."""
+"""What computes, and the SHA-256 of each light's encoded picture, in the model's order of lights."""
 
 
 class GoldenCache:

@@ -93,6 +93,11 @@ class ServedModel:
             settings=batching or Batching(),
         )
 
+    @property
+    def identity(self) -> str:
+        """Names what computes: other engines make other numbers of the same bundle."""
+        return f"{self.version}-{self.inspector.engine_name}"
+
     async def inspect(self, form: PairForm) -> Inspected:
         """Decide one pair.
 
@@ -139,7 +144,7 @@ class ServedModel:
         lights = self.inspector.description.layout.lights
         if picture.keys() != set(lights):
             raise _no_such_golden(golden_id, "was registered with other lights")
-        key: Key = (self.version, *(picture[light] for light in lights))
+        key: Key = (self.identity, *(picture[light] for light in lights))
         if halves := self.shared.cache.get(key):
             return Golden(key, halves)
         registry = self._registry()
@@ -177,7 +182,7 @@ class ServedModel:
 
     def _golden(self, picture: Picture) -> Golden:
         lights = self.inspector.description.layout.lights
-        key: Key = (self.version, *(sha256(picture[light]) for light in lights))
+        key: Key = (self.identity, *(sha256(picture[light]) for light in lights))
         if halves := self.shared.cache.get(key):
             return Golden(key, halves)
         return Golden(key, pixels=self._decode(picture, "golden"))

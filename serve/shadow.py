@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from pydantic import BaseModel
@@ -14,6 +15,7 @@ from changenet.inspection import Verdict
 from serve.drift import population_stability
 from serve.form import PairForm
 from serve.inspector import ServedModel
+from serve.metrics import Metrics
 from serve.problems import HttpError
 from serve.schemas import ShadowReport
 
@@ -90,6 +92,8 @@ class Shadow:
 
     def __init__(self, candidate: ServedModel, traffic: float) -> None:
         self.candidate = candidate
+        # What it decides is no decision of the service.
+        candidate.shared = replace(candidate.shared, metrics=Metrics())
         self.traffic = traffic
         self.tally = Tally()
         self.unsaved = False

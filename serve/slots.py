@@ -122,8 +122,8 @@ class ModelKeeper:
             raise HttpError(404, "no-shadow", f"{slot.name!r} has no shadow.")
         total = slot.shadow.tally
         if self._files is not None:
-            version = slot.shadow.candidate.version
-            kept = await asyncio.to_thread(self._files.read_tallies, slot.name, version)
+            identity = slot.shadow.candidate.identity
+            kept = await asyncio.to_thread(self._files.read_tallies, slot.name, identity)
             for replica, text in kept.items():
                 total = total if replica == self._replica else total.plus(Tally.model_validate_json(text))
         return slot.shadow, total
@@ -155,8 +155,8 @@ class ModelKeeper:
                     logger.error("%r stays at version %s: %s", slot.name, slot.active.version, error)
             if slot.shadow is not None and slot.shadow.unsaved:
                 slot.shadow.unsaved = False
-                version, text = slot.shadow.candidate.version, slot.shadow.tally.model_dump_json()
-                await asyncio.to_thread(self._files.write_tally, slot.name, version, self._replica, text)
+                identity, text = slot.shadow.candidate.identity, slot.shadow.tally.model_dump_json()
+                await asyncio.to_thread(self._files.write_tally, slot.name, identity, self._replica, text)
 
     async def _newest(self, slot: ModelSlot) -> ModelState:
         if self._files is None:

@@ -91,6 +91,16 @@ def test_a_golden_is_encoded_once_whether_registered_or_sent(client, models, pic
     assert inspect(client, picture(9)).json()["golden_cached"] is True
 
 
+def test_another_engine_of_the_same_bundle_encodes_for_itself(app_of, inspector_of, shared, picture):
+    files = {"test": picture(9), "golden": picture(7)}
+    for engine in ("onnxruntime", "tensorrt"):
+        inspector = inspector_of()
+        inspector.engine.name = engine
+        client = TestClient(app_of(ServedModel(name="pcb", version="v", inspector=inspector, shared=shared)))
+        answers = [client.post("/v1/models/pcb/inspect", files=files).json()["golden_cached"] for _ in range(2)]
+        assert answers == [False, True]
+
+
 def test_a_service_without_a_folder_says_so(app_of, models, picture):
     shared = Shared(ThreadPoolExecutor(1), 10_000, GoldenCache(0))
     model = ServedModel(name="pcb", version="v", inspector=models["pcb"].inspector, shared=shared)
