@@ -170,6 +170,9 @@ class TensorRtEngine(Engine):
         files: See `open_files`.
         device: The GPU: `cuda`, `cuda:1` …; `cpu` means the first one, as nothing else runs TensorRT.
 
+    Attributes:
+        memory_bytes: Memory on the GPU that the loaded engines take, for their weights and one call each.
+
     Raises:
         EngineError: TensorRT or the GPU is missing, or the engines were built for others.
         CheckpointError: TensorRT cannot load an engine.
@@ -194,6 +197,7 @@ class TensorRtEngine(Engine):
         self._device = torch.device(device)
         self._stream: Any = torch.cuda.Stream(self._device) if torch.cuda.is_available() else None  # type: ignore[no-untyped-call]
         self._plans: dict[str, Plan] = {}
+        self.memory_bytes = 0
         mean, std = (torch.tensor(network[key], dtype=torch.float64) for key in ("mean", "std"))
         self._scale, self._shift = (
             each.float().reshape(3, 1, 1).to(self._device) for each in (1 / (255 * std), -mean / std)
@@ -208,16 +212,16 @@ class TensorRtEngine(Engine):
     def _learnable(self) -> bool:
         return self._files.description.difference_module == "learnable"
 
-    @property
-    def memory_bytes(self) -> int:
-        """Memory on the GPU that the loaded engines take."""
-        return sum(plan.memory_bytes for plan in self._plans.values())
+    def warm_up(self, shape: tuple[int, int, int], *, batch: int = 1, num_golden: int = 1) -> None:
+        """Score a batch of black pairs, so that the first real one is not the one that waits.
 
-    def warm_up(self) -> None:
-        """Run one pair, so that the first real one is not the one that waits."""
-        goldens = self._files.description.num_golden
-        picture = np.zeros((1, *self._files.description.layout.shape), np.uint8)
-        self.output(picture, picture if goldens == 1 else np.stack([picture] * goldens, axis=1))
+        Args:
+            shape: (3, H, W) of a picture.
+            batch: Pairs.
+            num_golden: Goldens a test is compared with.
+        """
+        goldens = (num_golden,) if num_golden > 1 else ()
+        self.output(np.zeros((batch, *shape), np.uint8), np.zeros((batch, *goldens, *shape), np.uint8))
 
     def encode(self, pictures: NDArray[np.uint8]) -> Arrays:
         """See `Engine`."""
@@ -271,6 +275,7 @@ class TensorRtEngine(Engine):
             content = self._files.read(f"{name}.engine")
             where = f"{self._files.where}: {name}.engine"
             self._plans[name] = run.open_plan(content, package=self._package, device=self._device, where=where)
+            self.memory_bytes += self._plans[name].memory_bytes
         return self._plans[name]
 
     def _tensors(self, arrays: Sequence[Array]) -> list[Tensor]:

@@ -72,7 +72,7 @@ def test_an_engine_gives_the_scores_of_onnxruntime(bundle: Path, built: Callable
     reference, _, _ = load_engine(str(bundle))
     tolerance = 1e-4 if precision == "fp32" else 0.1
     for engine in (load_engine(str(bundle), "tensorrt")[0], load_engine(path)[0]):
-        engine.warm_up()
+        engine.warm_up((3, SIDE, SIDE))
         assert engine.memory_bytes > 0
         for count in (1, 3, 11):  # more than the profile's largest batch
             pair = make_pairs(count, (3, SIDE, SIDE), seed=count)

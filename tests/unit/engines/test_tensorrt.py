@@ -85,7 +85,7 @@ def test_every_road_gives_the_scores_of_onnxruntime_whatever_the_batch(bundle: s
     assert isinstance(engine, TensorRtEngine)
     assert (engine.name, engine.precision, engine.memory_bytes) == ("tensorrt", "fp32", 3000)
     assert found is not None
-    engine.warm_up()
+    engine.warm_up(description.layout.shape)
     mean, std = (np.array(description.network[key]).reshape(3, 1, 1) for key in ("mean", "std"))
     for count in (1, 2, 5):
         test, golden = (each[:count] for each in pairs)
