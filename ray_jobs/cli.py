@@ -355,39 +355,25 @@ def serve(
 
     changenet serve build -e spec.yaml --out serve.yaml
     """
+    given: dict[str, Any] = {
+        "spec": spec,
+        "models": model or (),
+        "overrides": overrides or (),
+        "host": host,
+        "port": port,
+        "trusted_keys": trusted_key or (),
+        "keys_file": keys,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+    }
     if overrides and overrides[0] == "build":
         from ray_jobs import serve_build
-        from ray_jobs.serve_settings import choose
 
-        chosen = choose(
-            spec=spec,
-            models=model or (),
-            overrides=overrides[1:],
-            host=host,
-            port=port,
-            trusted_keys=trusted_key or (),
-            keys_file=keys,
-            tls_certificate=tls_certificate,
-            tls_key=tls_key,
-        )
-        _finish(serve_build.run(chosen, out))
+        _finish(serve_build.run(given | {"overrides": overrides[1:]}, out))
         return
     from ray_jobs import serve as verb
 
-    _finish(
-        verb.run(
-            spec=spec,
-            models=model or (),
-            overrides=overrides or (),
-            host=host,
-            port=port,
-            address=address,
-            trusted_keys=trusted_key or (),
-            keys_file=keys,
-            tls_certificate=tls_certificate,
-            tls_key=tls_key,
-        )
-    )
+    _finish(verb.run(address=address, **given))
 
 
 def _print_version(wanted: bool) -> None:

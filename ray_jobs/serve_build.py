@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from changenet import storage
-from ray_jobs.serve_settings import APPLICATION, Chosen
+from ray_jobs.serve_settings import APPLICATION, Chosen, choose
 from serve.settings import ServiceSettings
 
 # What Ray Serve changes in place: it restarts replicas for everything else.
@@ -21,8 +22,14 @@ _HEADER = """# For `serve deploy`, or as serveConfigV2 of a RayService; made by 
 logger = logging.getLogger(__name__)
 
 
-def run(chosen: Chosen, out: str | None) -> int:
-    """Write the config file, or print it."""
+def run(given: Mapping[str, Any], out: str | None) -> int:
+    """Write the config file, or print it.
+
+    Args:
+        given: Arguments of `ray_jobs.serve_settings.choose`, which see for errors.
+        out: File to write; None: stdout.
+    """
+    chosen = choose(**given)
     if chosen.settings.encryption_key is not None:
         logger.warning("The passphrase is not written: add it below args as encryption_key where the file is deployed.")
     text = _HEADER + yaml.safe_dump(config(chosen), sort_keys=False, allow_unicode=True)

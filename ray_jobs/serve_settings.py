@@ -67,8 +67,8 @@ def choose(
     if not chosen:
         raise SpecError("no model to serve", fix="Give --model NAME=BUNDLE, or serve.models in the spec.")
     goldens_dir = section.goldens_dir or (action.path("goldens") if action else GOLDENS_DIR)
-    keys_file = keys_file or section.keys_file
     scaling = section.autoscaling
+    keys_file = keys_file or section.keys_file
     settings = ServiceSettings(
         models=tuple(chosen),
         limits=Limits(

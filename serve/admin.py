@@ -12,7 +12,7 @@ from serve.service import InService, Slot
 from serve.settings import Source
 from serve.slots import ModelSlot
 
-# Without a mark (serve.access.open_to) a route wants an admin key.
+# None of its routes is marked with `open_to`, so each wants the scope `admin`.
 router = APIRouter(prefix="/v1/models/{model}")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from changenet.inspection import Verdict
+from serve.drift import population_stability
 from serve.form import PairForm
 from serve.inspector import ServedModel
 from serve.problems import HttpError
@@ -73,7 +74,7 @@ class Tally(BaseModel):
             only_active_fails=self.active_fails,
             mean_difference=self.difference / self.pairs if self.pairs else None,
             largest_difference=self.largest if self.pairs else None,
-            drift=stability(self.active_scores, self.candidate_scores) if self.pairs else None,
+            drift=population_stability(self.active_scores, self.candidate_scores) if self.pairs else None,
             errors=self.errors,
             skipped=self.skipped,
         )
@@ -119,15 +120,6 @@ class Shadow:
         else:
             self.tally.add(verdict, inspected.verdict, self._edges)
         self.unsaved = True
-
-
-def stability(expected: Sequence[int], actual: Sequence[int]) -> float:
-    """Return the population stability index of two histograms: 0 for equal ones, over 0.25 for a clear change."""
-    before, after = (
-        np.asarray(counts, np.float64) + 0.5 for counts in (expected, actual)
-    )  # empty bins have a share too
-    before, after = before / before.sum(), after / after.sum()
-    return float(np.sum((after - before) * np.log(after / before)))
 
 
 def _sums(one: Sequence[int], other: Sequence[int]) -> list[int]:

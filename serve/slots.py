@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
-from changenet.errors import ChangeNetError
+from changenet.errors import ChangeNetError, DataError
 from serve.inspector import ServedModel
 from serve.model_state import Candidate, ModelState, StateFiles
 from serve.problems import HttpError
@@ -143,7 +143,7 @@ class ModelKeeper:
         if self._files is None:
             return
         async with slot.lock:
-            state = await asyncio.to_thread(self._files.read, slot.name)
+            state = await self._read(self._files, slot)
             now = time.monotonic()
             wanted = state is not None and state.generation != slot.state.generation
             if state is not None and wanted and (slot.tried[0] != state.generation or now >= slot.tried[1]):
@@ -164,8 +164,16 @@ class ModelKeeper:
                 "Models cannot be changed: the service was started without goldens_dir, where replicas tell each other."
             )
             raise HttpError(404, "no-registry", detail)
-        state = await asyncio.to_thread(self._files.read, slot.name)
+        state = await self._read(self._files, slot)
         return state if state is not None and state.configured == slot.state.configured else slot.state
+
+    async def _read(self, files: StateFiles, slot: ModelSlot) -> ModelState | None:
+        """Return what is written about a model; a damaged file changes nothing, and the next change replaces it."""
+        try:
+            return await asyncio.to_thread(files.read, slot.name)
+        except DataError as error:
+            slot.failure = str(error)
+            return None
 
     async def _replace(self, slot: ModelSlot, state: ModelState, source: Source) -> None:
         loaded = await self._load(slot, state, source)

@@ -139,6 +139,17 @@ def test_a_start_whose_bundle_is_gone_goes_back_to_the_one_before(replica, load,
         _open("pcb", (ModelSettings(name="pcb", bundle="/gone"),), load, None)
 
 
+def test_a_damaged_file_changes_nothing_until_the_next_change_replaces_it(replica, picture, tmp_path):
+    client, other = replica(), replica()
+    client.post(f"{V1}/swap", json={"bundle": "/strict"})
+    (file,) = tmp_path.rglob("pcb.model.json")
+    file.write_text("{")
+    follow(other)
+    assert inspect(other, picture)["version"] == "good" and "damaged" in listed(other)["behind"]
+    assert other.post(f"{V1}/swap", json={"bundle": "/strict"}).status_code == 200
+    assert listed(other)["behind"] is None
+
+
 def test_nothing_to_go_back_to_and_no_place_for_changes(replica, client, models):
     assert replica().post(f"{V1}/rollback").status_code == 404
     refused = client.post(f"{V1}/swap", json={"bundle": "/good"})
