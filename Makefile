@@ -50,9 +50,10 @@ test: lint  ## Lint, types, import contracts and the tests (under 25 minutes on 
 	@echo "== Tests"
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: env  ## The tests marked slow
+# Two files at a time: much of what they do is to wait for clusters, and each has clusters of its own.
+test-slow: env  ## The tests marked slow (with `make test` under an hour on 2 cores)
 	@echo "== Slow tests"
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations 20
 
 bench: env  ## Print the quick figures that the docs quote (real boards: benchmarks/real_boards.py)
 	@for script in loading synthetic; do echo "== $$script"; $(BIN)/python benchmarks/$$script.py || exit 1; done

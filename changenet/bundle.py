@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +56,7 @@ class EngineEntry:
         precision: `fp32`, `fp16`, `int8` …
         sha256: File name to the digest of the file as it is stored.
         parity: Result of the check at export.
+        tag: What the runtime needs to know before it loads the files: where a TensorRT engine runs.
     """
 
     name: str
@@ -63,10 +64,14 @@ class EngineEntry:
     precision: str
     sha256: dict[str, str]
     parity: Parity
+    tag: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {**asdict(self), "files": list(self.sha256)}
+        values = {**asdict(self), "files": list(self.sha256)}
+        if not self.tag:
+            del values["tag"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EngineEntry:
@@ -77,6 +82,7 @@ class EngineEntry:
             precision=values["precision"],
             sha256={name: values["sha256"][name] for name in values["files"]},
             parity=Parity(**values["parity"]),
+            tag=values.get("tag", {}),
         )
 
 
@@ -357,6 +363,24 @@ def write_bundle(
             if old.exists():
                 old.rename(target)
             raise
+
+
+def add_engine(bundle: Bundle, entry: EngineEntry, files: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle anew with one more way to run it; one of the same name is replaced, and a signature is dropped.
+
+    Args:
+        bundle: In its folder.
+        entry: Its digests must be those of `files`.
+        files: File name to content as it is stored.
+
+    Raises:
+        CheckpointError: A file of the bundle is missing or was changed.
+    """
+    others = tuple(each for each in bundle.manifest.engines if each.name != entry.name)
+    manifest = replace(bundle.manifest, engines=(*others, entry))
+    kept = {name: _stored(bundle.folder, name, digest) for name, digest in manifest.sha256.items() if name not in files}
+    write_bundle(bundle.folder, manifest, {**kept, **files}, overwrite=True)
+    return replace(bundle, manifest=manifest)
 
 
 def check_writable(folder: str | os.PathLike[str], *, overwrite: bool) -> None:

@@ -195,6 +195,29 @@ def quantize(spec: Spec, overrides: Overrides = None) -> None:
     _finish(verb.run(spec, overrides or ()))
 
 
+@app.command(name="gen_trt_engine")
+def gen_trt_engine(
+    spec: Spec,
+    overrides: Overrides = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier engines.")] = False,
+) -> None:
+    """Build TensorRT engines of an export, for the GPU of this machine.
+
+    From a bundle, engines of every graph go into the bundle, and one of the
+    whole pair to gen_trt_engine.trt_engine, which DeepStream, Triton and
+    trtexec read too. From an ONNX file alone, there is the latter only.
+
+    With the package tensorrt-rtx, compute_capability builds for an RTX GPU
+    that is elsewhere.
+
+    changenet gen_trt_engine -e spec.yaml gen_trt_engine.onnx_file=results/export/bundle
+    gen_trt_engine.tensorrt.data_type=fp16
+    """
+    from ray_jobs import gen_trt_engine as verb
+
+    _finish(verb.run(spec, overrides or (), overwrite=overwrite))
+
+
 @app.command()
 def convert(
     source: Annotated[str, typer.Option("--from", help="A TAO checkpoint: .pth or .tlt, not encrypted by TAO.")],

@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from changenet import storage
 from changenet.adoption import SpecDescribes
 from changenet.agreement import contradictions
 from changenet.description import ModelDescription
 from changenet.errors import Problem, SpecError
+from changenet.export.deepstream import deepstream_files
 from changenet.export.onnx import Exported, export_bundle, export_quantized
 from changenet.export.parity import TOLERANCE
 from changenet.quantization.file import QuantizedCheckpoint, load_model
@@ -34,7 +36,7 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False, fo
     Raises:
         SpecError: The spec is wrong or contradicts the checkpoint.
         CheckpointError: The checkpoint cannot be used, or there are files that may not be replaced.
-        EngineError: A graph does not give the checkpoint's scores.
+        EngineError: A graph does not give the checkpoint's scores, or DeepStream cannot feed the network.
     """
     with Action.load("export", spec, overrides) as action:
         experiment = action.experiment
@@ -55,15 +57,29 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False, fo
             "encryption_key": experiment.secret(),
             "overwrite": overwrite,
         }
+        beside = _deepstream(experiment, checkpoint.description, to["onnx_file"])
         if isinstance(checkpoint, QuantizedCheckpoint):
             exported = export_quantized(checkpoint, force=force, **to)
         else:
             logger.info("Tracing %s.", checkpoint.description.network["backbone"])
             exported = export_bundle(checkpoint, opset=experiment.export.opset_version, **to)
+        for path, text in beside.items():
+            storage.write_text(path, text)
+            logger.info("DeepStream: %s", path)
         rows = [(path, f"{size / 1e6:,.2f}") for path, size in exported.files.items()]
         out.print(result_table(f"Export, opset {exported.opset}", ("file", "MB"), rows))
         out.print(f"{_agreement(exported)}; {time.perf_counter() - started:.1f} s.", highlight=False)
     return 0
+
+
+def _deepstream(experiment: Experiment, description: ModelDescription, onnx_file: str) -> dict[str, str]:
+    """Return path to text of the files that `export.serialize_nvdsinfer` asks for, which lie beside the ONNX file."""
+    if not experiment.export.serialize_nvdsinfer:
+        return {}
+    folder, _, name = onnx_file.rpartition("/")
+    batch_size = experiment.export.batch_size
+    files = deepstream_files(description, onnx_name=name, batch_size=batch_size)
+    return {storage.join(folder or ".", each): text for each, text in files.items()}
 
 
 def _agreement(exported: Exported) -> str:

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from changenet.data.pairs import PairSource
 from changenet.description import UNSCORED
+from changenet.engines.tensorrt import RUNTIME, is_engine_file
 from changenet.errors import DataError, Problem
 from changenet.inspection import Inspector
 from changenet.training.memory import keep_freed_memory
@@ -32,7 +33,7 @@ class ModelFile:
     """A trained network as every worker opens it.
 
     Args:
-        path: A checkpoint or a bundle, reachable from every node.
+        path: A checkpoint, a bundle or a TensorRT engine, reachable from every node.
         engine: `auto`, `torch`, `onnxruntime` or `tensorrt`.
         encryption_key: Opens encrypted model files; wrapped, because Ray Data notes the arguments of its workers.
         threshold: What to decide by; None for the network's own.
@@ -44,6 +45,11 @@ class ModelFile:
     encryption_key: SecretStr | None = None
     threshold: float | None = None
     describe: Describe | None = None
+
+    @property
+    def runs_tensorrt(self) -> bool:
+        """Whether only a GPU will do."""
+        return self.engine == RUNTIME or (self.engine == "auto" and is_engine_file(self.path))
 
     def load(self, *, threads: int | None = None, device: str = "cpu") -> Inspector:
         """Open it (raises as `Inspector.load`)."""

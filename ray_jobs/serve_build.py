@@ -14,7 +14,7 @@ from ray_jobs.serve_settings import APPLICATION, Chosen, choose
 from serve.settings import ServiceSettings
 
 # What Ray Serve changes in place: it restarts replicas for everything else.
-_CHANGED_IN_PLACE = ("batching", "replicas", "autoscaling", "cpus")
+_CHANGED_IN_PLACE = ("batching", "replicas", "autoscaling")
 _HEADER = """# For `serve deploy`, or as serveConfigV2 of a RayService; made by `changenet serve build`.
 # A change below `deployments` is made while the service runs; one of `args` starts new replicas.
 """

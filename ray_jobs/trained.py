@@ -20,9 +20,12 @@ from changenet.agreement import contradictions
 from changenet.bundle import MANIFEST, is_bundle
 from changenet.data.pairs import PairSource
 from changenet.description import ModelDescription, Threshold
-from changenet.errors import CheckpointError, Problem, SpecError
+from changenet.engines.tensorrt import RUNTIME as TENSORRT
+from changenet.engines.tensorrt import open_files
+from changenet.errors import ChangeNetError, CheckpointError, EngineError, Problem, SpecError
 from changenet.evaluation.thresholds import fit_threshold
 from changenet.spec import Experiment
+from changenet.spec.actions import Scoring, runs_engine_file
 from changenet.training.checkpoint import package_versions
 from ray_jobs import cluster
 from ray_jobs.score_parts import ScoreParts
@@ -67,9 +70,7 @@ class TrainedNetwork:
         path = storage.absolute(checkpoint_path(experiment, action))
         describe = SpecDescribes(experiment, path)
         self.file = ModelFile(path, getattr(experiment, action).engine, experiment.encryption_key, describe=describe)
-        inspector = self.file.load()
-        self.engine, self.description = inspector.engine_name, inspector.description
-        self.precision = inspector.engine.precision
+        self.engine, self.precision, self.description, self._version = self._open()
         problems = list(contradictions(experiment, self.description, path))
         if getattr(experiment, action).is_quantized and self.precision == "fp32":
             what = f"is true, but {path} is not quantized"
@@ -78,6 +79,15 @@ class TrainedNetwork:
             raise SpecError(problems)
         # Workers are told what was found, so that all of them hold the same and none says it again.
         self.file = replace(self.file, describe=partial(_known, self.description))
+
+    def _open(self) -> tuple[str, str, ModelDescription, str]:
+        """Return the engine, its precision, what the network says about itself, and the version of the runtime."""
+        if self.file.runs_tensorrt:  # perhaps only on a machine of the cluster that has a GPU
+            files, _ = open_files(self.file.path, encryption_key=self._experiment.secret())
+            return TENSORRT, files.tag.precision, files.description, files.tag.version
+        inspector = self.file.load()
+        version = importlib.import_module(inspector.engine_name).__version__
+        return inspector.engine_name, inspector.engine.precision, inspector.description, version
 
     def rows(self, split: Literal["validation", "test", "infer"]) -> PairSource:
         """Return the rows of a split, whose pictures are prepared as the network was trained.
@@ -112,7 +122,7 @@ class TrainedNetwork:
             "decided_by": model.threshold,
             "rows": storage.sha256(source.annotations.path),
             "gpu": workers.use_gpu,
-            "versions": {**package_versions(), self.engine: importlib.import_module(self.engine).__version__},
+            "versions": {**package_versions(), self.engine: self._version},
         }
         parts = ScoreParts(self._unfinished, batch_size=batch_size, depends_on=depends_on)
         return score_rows(source, model=model, batch_size=batch_size, workers=workers, parts=parts, title=title)
@@ -129,9 +139,26 @@ class TrainedNetwork:
     def _workers(self) -> Workers:
         cluster.connect(self._address)
         split = "test" if self._action == "evaluate" else "infer"
-        check_shared(self._experiment, (split,), read={f"{self._action}.checkpoint": self.file.path}, written={})
         section = getattr(self._experiment, self._action)
-        return plan_workers(section.ray, asked_gpus=self._experiment.num_gpus(self._action) * section.num_nodes)
+        key = "trt_engine" if runs_engine_file(section) else "checkpoint"
+        check_shared(self._experiment, (split,), read={f"{self._action}.{key}": self.file.path}, written={})
+        workers = plan_workers(section.ray, asked_gpus=self._experiment.num_gpus(self._action) * section.num_nodes)
+        if self.engine == TENSORRT and not workers.use_gpu:
+            what = "TensorRT runs on GPUs, and no worker has one"
+            fix = f"Run on a cluster with GPUs, or name a checkpoint or a bundle and leave {self._action}.engine out."
+            raise EngineError(what, where=self.file.path, fix=fix)
+        if self.engine == TENSORRT:
+            self._try_on_a_gpu()
+        return workers
+
+    def _try_on_a_gpu(self) -> None:
+        """Open the engine once where it will run: what fails in a worker of Ray Data is no error that a user can read."""
+        import ray
+
+        try:
+            ray.get(ray.remote(num_cpus=0, num_gpus=1)(_open_on_gpu).remote(self.file))
+        except ChangeNetError as error:  # Ray's own, which is one of ours, too
+            raise EngineError(error.problems) from None
 
     def _fit(self, target: float, margin: float) -> Threshold:
         if not self._experiment.dataset.classify.validation_dataset.csv_path:
@@ -152,20 +179,27 @@ class TrainedNetwork:
         return threshold
 
 
+def _open_on_gpu(file: ModelFile) -> None:
+    file.load(device="cuda")
+
+
 def _known(description: ModelDescription, _: object) -> ModelDescription:
     return description
 
 
 def checkpoint_path(experiment: Experiment, action: Literal["evaluate", "inference", "export", "quantize"]) -> str:
-    """Return the checkpoint (or bundle) that an action's section names.
+    """Return the checkpoint (or bundle, or TensorRT engine) that an action's section names.
 
     Raises:
         SpecError: It names none.
         CheckpointError: There is none.
     """
+    section = getattr(experiment, action)
     name = "model_path" if action == "quantize" else "checkpoint"
+    if isinstance(section, Scoring) and runs_engine_file(section):
+        name = "trt_engine"
     key = f"{action}.{name}"
-    path: str | None = getattr(getattr(experiment, action), name)
+    path: str | None = getattr(section, name)
     if not path:
         example = storage.join(experiment.action_dir("train"), "model_best.pth")
         raise SpecError("not given", where=key, fix=f"Name a checkpoint or a bundle folder, such as {example}.")

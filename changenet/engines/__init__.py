@@ -1,6 +1,6 @@
 """Engines run a trained network: one interface, one module a runtime.
 
-A checkpoint runs in PyTorch; a bundle runs in ONNX Runtime, without torch being imported.
+A checkpoint runs in PyTorch; a bundle runs in ONNX Runtime, without torch being imported, or in TensorRT.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from changenet import storage
 from changenet.bundle import Bundle, is_bundle, read_bundle
 from changenet.description import ModelDescription
 from changenet.engines.interface import Arrays, Engine
+from changenet.engines.tensorrt import TensorRtEngine, is_engine_file, open_files
 from changenet.errors import CheckpointError, EngineError
 from changenet.signing import KeySource
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "Arrays", "Engine", "engine_of", "load_engine"]
 
-ENGINES = ("auto", "onnxruntime", "torch")
+ENGINES = ("auto", "onnxruntime", "tensorrt", "torch")
 
 
 def load_engine(
@@ -34,16 +35,17 @@ def load_engine(
     device: str = "cpu",
     describe: Describe | None = None,
 ) -> tuple[Engine, ModelDescription, Bundle | None]:
-    """Open a checkpoint or a bundle with the engine asked for.
+    """Open a checkpoint, a bundle or a TensorRT engine with the engine asked for.
 
     Args:
-        path: A checkpoint file, quantized or not, or a bundle folder (path or URI).
-        engine: One of `ENGINES`; `auto` takes `onnxruntime` for a bundle and `torch` for a checkpoint.
+        path: A checkpoint file, quantized or not, a bundle folder, or an engine file (path or URI).
+        engine: One of `ENGINES`; `auto` takes `onnxruntime` for a bundle, `torch` for a checkpoint, and `tensorrt` for
+            an engine file only: other machines cannot run it.
         encryption_key: Opens encrypted model files.
         trusted_keys: Public keys, as files or PEM text; one of them must have signed the bundle. Without any a
             signature is not looked at.
         threads: CPU threads of one call; None leaves the runtime's own choice. PyTorch's are the whole process's.
-        device: Where PyTorch runs, e.g. `cuda`.
+        device: Where PyTorch and TensorRT run, e.g. `cuda`; TensorRT takes a GPU whatever is said.
         describe: Says what network a TAO checkpoint holds; without it such a file is refused.
 
     Returns:
@@ -55,6 +57,12 @@ def load_engine(
     """
     if engine not in ENGINES:
         raise EngineError(f"there is no engine {engine!r}", fix=f"Choose one of {', '.join(ENGINES)}.")
+    if engine == "tensorrt" or is_engine_file(path):
+        if engine not in ("auto", "tensorrt"):
+            what = f"a TensorRT engine, which the engine {engine} cannot run"
+            raise EngineError(what, where=path, fix="Give the checkpoint or the bundle, or the engine tensorrt.")
+        files, found = open_files(path, encryption_key=encryption_key, trusted_keys=trusted_keys)
+        return TensorRtEngine(files, device=device), files.description, found
     if is_bundle(path):
         if engine == "torch":
             what = "a bundle holds ONNX graphs, which the torch engine cannot run"

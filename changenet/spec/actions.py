@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from changenet.spec.section import BatchSize, Integer, Number, Positive, Section
 from changenet.spec.train import GpuIds
@@ -12,13 +12,19 @@ from changenet.spec.workers import RayWorkers
 
 Size = Positive | None
 GpuId = Annotated[Integer, Field(ge=0)]
+# YAML reads 8.9 as a number.
+Capability = Annotated[
+    str, BeforeValidator(lambda value: str(value) if isinstance(value, float) else value), Field(pattern=r"^\d+\.\d$")
+]
 
 
 class Scoring(Section):
     """What `evaluate` and `inference` share."""
 
     checkpoint: str | None = Field(default=None, description="A checkpoint (ours or TAO's), or a bundle folder.")
-    trt_engine: str | None = Field(default=None, description="A TensorRT engine.")
+    trt_engine: str | None = Field(
+        default=None, description="What gen_trt_engine wrote; used without a checkpoint, or with engine: tensorrt."
+    )
     num_gpus: Positive = Field(default=1, description="GPUs a node; the CPU is used where there are none.")
     gpu_ids: GpuIds = Field(default=(0,), description="GPUs a node, counted: CUDA_VISIBLE_DEVICES chooses which.")
     num_nodes: Positive = Field(default=1, description="Machines of the cluster to use.")
@@ -32,6 +38,14 @@ class Scoring(Section):
         default="auto", description="What runs the network."
     )
     ray: RayWorkers = RayWorkers()
+
+
+def runs_engine_file(section: Scoring) -> bool:
+    """Say whether an action runs its `trt_engine` rather than its `checkpoint`.
+
+    TAO's specs name both, and have one program for each.
+    """
+    return bool(section.trt_engine) and (section.engine == "tensorrt" or not section.checkpoint)
 
 
 class ThresholdChoice(Section):
@@ -92,26 +106,41 @@ class Calibration(Section):
 class TensorRt(Section):
     """`gen_trt_engine.tensorrt`."""
 
-    data_type: Literal["fp32", "fp16", "bf16", "int8", "FP32", "FP16", "BF16", "INT8"] = Field(
-        default="fp32", description="Precision."
+    data_type: Literal["fp32", "fp16", "bf16", "int8", "fp8", "FP32", "FP16", "BF16", "INT8", "FP8"] = Field(
+        default="fp32",
+        description="Precision; int8 and fp8 for quantized graphs only, which fp32 leaves as they are.",
     )
     workspace_size: Positive = Field(default=1024, description="Workspace in MB.")
     min_batch_size: Positive = Field(default=1, description="Smallest batch.")
     opt_batch_size: Positive = Field(default=1, description="Batch the engine is tuned for.")
     max_batch_size: Positive = Field(default=8, description="Largest batch.")
-    layers_precision: tuple[str, ...] = Field(default=(), description="LAYER:PRECISION for single layers.")
+    layers_precision: tuple[str, ...] = Field(
+        default=(), description="LAYER:PRECISION for single layers (fp32, fp16, bf16); * stands for any text."
+    )
+    compute_capability: Capability | None = Field(
+        default=None,
+        description="Build for a GPU that is elsewhere, such as 8.9, with the package tensorrt-rtx. Unset: for gpu_id.",
+    )
     calibration: Calibration = Calibration()
 
 
 class GenTrtEngine(Section):
     """`gen_trt_engine`: a TensorRT engine from the ONNX file."""
 
-    onnx_file: str | None = Field(default=None, description="The ONNX file to build from.")
-    trt_engine: str | None = Field(default=None, description="Where the engine goes.")
+    onnx_file: str | None = Field(
+        default=None, description="A bundle folder or an ONNX file. Unset: results_dir/export/bundle."
+    )
+    trt_engine: str | None = Field(
+        default=None, description="Where the engine goes. Unset: results_dir/gen_trt_engine/model.engine."
+    )
     gpu_id: GpuId = Field(default=0, description="The GPU to build on.")
-    batch_size: BatchSize = Field(default=-1, description="Pairs a batch; -1 = any number.")
+    batch_size: BatchSize = Field(
+        default=-1, description="Pairs a batch; -1 = tensorrt.min_batch_size to max_batch_size."
+    )
     verbose: bool = Field(default=False, description="Tell more while building.")
-    timing_cache: str | None = Field(default=None, description="Timing cache.")
+    timing_cache: str | None = Field(
+        default=None, description="File that makes later builds quicker; made by the first."
+    )
     results_dir: str | None = Field(
         default=None, description="Output folder of this action. Unset: results_dir/gen_trt_engine."
     )

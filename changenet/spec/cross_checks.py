@@ -43,6 +43,7 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     yield from _goldens(experiment)
     yield from _batch(experiment)
     yield from _quantize(experiment)
+    yield from _profile(experiment)
     yield from _serve(experiment)
 
 
@@ -282,6 +283,18 @@ def _quantize(experiment: Experiment) -> Iterator[Finding]:
             ("quantize.algorithm", "quantize.backend"),
             f"is {quantize.algorithm!r}, but quantize.backend is {quantize.backend!r}",
             f"Use one of {names}.",
+        )
+
+
+def _profile(experiment: Experiment) -> Iterator[Finding]:
+    section = experiment.gen_trt_engine.tensorrt
+    low, usual, high = section.min_batch_size, section.opt_batch_size, section.max_batch_size
+    if not low <= usual <= high:
+        prefix = "gen_trt_engine.tensorrt."
+        yield Finding(
+            tuple(f"{prefix}{name}_batch_size" for name in ("opt", "min", "max")),
+            f"is {usual}, and batches are {low} (min_batch_size) to {high} (max_batch_size)",
+            "Give min_batch_size <= opt_batch_size <= max_batch_size.",
         )
 
 

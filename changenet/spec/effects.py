@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from changenet.spec import encoders
+from changenet.spec.actions import runs_engine_file
 from changenet.spec.experiment import Experiment
 from changenet.spec.keys import all_keys, plain
 from changenet.spec.tree import get, parse_path
@@ -61,7 +62,6 @@ class WithoutEffect:
         return {key.path.split("[]")[0]: [] if "[]" in key.path else key.default for key in covered}
 
 
-YET = "this version does not do it yet"
 SCORED: tuple[Literal["evaluate"], Literal["inference"]] = ("evaluate", "inference")
 ACTIONS: tuple[Literal["train", "evaluate", "inference"], ...] = ("train", *SCORED)
 AUGMENTATION = "dataset.classify.augmentation_config"
@@ -191,7 +191,11 @@ TABLE: tuple[WithoutEffect, ...] = (
         entry
         for action in SCORED
         for entry in (
-            WithoutEffect(f"{action}.trt_engine", YET),
+            WithoutEffect(
+                f"{action}.trt_engine",
+                f"{action}.checkpoint is used unless {action}.engine is tensorrt",
+                when=lambda e, action=action: not runs_engine_file(getattr(e, action)),  # type: ignore[misc]
+            ),
             WithoutEffect(
                 f"{action}.vis_after_n_batches", "this version writes no pictures while it scores", quiet=(1,)
             ),
@@ -199,9 +203,22 @@ TABLE: tuple[WithoutEffect, ...] = (
     ),
     WithoutEffect("export.gpu_id", "export runs on the CPU"),
     WithoutEffect("export.verbose", "there is no graph listing"),
-    WithoutEffect("export.serialize_nvdsinfer", YET),
     WithoutEffect("export.format", "ONNX is written"),
-    WithoutEffect("gen_trt_engine", YET, quiet=(1,)),
+    *(
+        WithoutEffect(f"gen_trt_engine.{key}", "the ONNX file's is used")
+        for key in ("input_channel", "input_width", "input_height", "opset_version")
+    ),
+    *(
+        WithoutEffect(
+            f"gen_trt_engine.tensorrt.{key}",
+            "gen_trt_engine.batch_size decides",
+            when=lambda e: e.gen_trt_engine.batch_size > 0,
+        )
+        for key in ("min_batch_size", "opt_batch_size", "max_batch_size")
+    ),
+    WithoutEffect(
+        "gen_trt_engine.tensorrt.calibration", "int8 comes from changenet quantize, whose graphs hold their ranges"
+    ),
     WithoutEffect("quantize.device", "quantization runs on the CPU", quiet=("cpu",)),
     WithoutEffect("quantize.backend_kwargs", "the settings of docs/quantization.md are used"),
     WithoutEffect(
@@ -243,7 +260,7 @@ def without_effect(experiment: Experiment) -> Iterator[Notice]:
         else:
             listed = ", ".join(f"{path.removeprefix(entry.path)[1:]} {value!r}" for path, value in changed.items())
             message = f"no effect ({listed}): {entry.reason}"
-        yield Notice(entry.path, message, {} if entry.reason == YET else dict.fromkeys(changed))
+        yield Notice(entry.path, message, dict.fromkeys(changed))
     yield from _read_differently(experiment)
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from changenet.spec import encoders
 from changenet.spec.cross_checks import TAO_NUM_INPUT
-from changenet.spec.effects import YET, no_effect, without_effect
+from changenet.spec.effects import no_effect, without_effect
 from changenet.spec.experiment import Experiment
 from changenet.spec.keys import plain
 from changenet.spec.loading import SECRET, Reading, build, read_tree
@@ -116,7 +116,7 @@ class _Page:
         """Leave out what changes nothing, and write what is meant where a value is read differently."""
         for notice in without_effect(experiment):
             if not notice.remedy:
-                self.comment(parse_path(notice.path), f"kept: {YET}" if YET in notice.message else notice.message)
+                self.comment(parse_path(notice.path), notice.message)
             gone = [key for key, value in notice.remedy.items() if value is None]
             if gone:
                 self.removed.append(f"Left out: {', '.join(gone)}. {notice.path}: {notice.message}")

@@ -111,9 +111,7 @@ def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(served, bundl
             done.set()
         for each in running:
             each.result(timeout=180)
-    assert statuses.total() == sent["requests"] and not wrong, "every request is answered, and none wrongly"
-    # What the dead replica had begun is answered as a failure, for the client to send again; nothing hangs.
-    failed = {status: count for status, count in statuses.items() if status != 200}
-    assert set(failed) <= {500, 503} and sum(failed.values()) <= CLIENTS, statuses
+    # What the dead replica had begun went to another one.
+    assert statuses == {200: sent["requests"]} and not wrong
     wait_for("one replica without load", lambda: len(replicas_of(process)) == 1)
     assert httpx.post(url, files={"test": pictures[0], "golden": pictures[1]}, timeout=120).status_code == 200

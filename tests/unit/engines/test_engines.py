@@ -77,8 +77,8 @@ def test_what_an_engine_cannot_run_is_said_with_a_way_out(checkpoint_file: str, 
         load_engine(checkpoint_file, "onnxruntime")
     with pytest.raises(EngineError, match="Give the checkpoint"):
         load_engine(str(bundle_folder), "torch")
-    with pytest.raises(EngineError, match="auto, onnxruntime, torch"):
-        load_engine(checkpoint_file, "tensorrt")
+    with pytest.raises(EngineError, match="auto, onnxruntime, tensorrt, torch"):
+        load_engine(checkpoint_file, "openvino")
     with pytest.raises(CheckpointError, match="bundle folder"):
         load_engine(str(bundle_folder.with_name("model.onnx")))
     with pytest.raises(EngineError, match="cuda:77"):

@@ -54,6 +54,19 @@ def test_a_second_export_needs_overwrite(spec: str, tmp_path: Path) -> None:
     assert export.run(spec, [f"export.onnx_file={file}"], overwrite=True) == 0
 
 
+def test_deepstream_files_lie_beside_the_onnx_file(spec: str, tmp_path: Path) -> None:
+    file = tmp_path / "deepstream" / "pcb.onnx"
+    assert export.run(spec, [f"export.onnx_file={file}", "export.serialize_nvdsinfer=true"]) == 0
+    assert {path.name for path in file.parent.iterdir()} == {
+        "pcb.onnx",
+        "labels.txt",
+        "nvdsinfer_config.yaml",
+        "nvdspreprocess_config_0.yaml",
+        "nvdspreprocess_config_1.yaml",
+    }
+    assert "onnx-file: pcb.onnx" in (file.parent / "nvdsinfer_config.yaml").read_text()
+
+
 def test_sizes_in_the_spec_must_be_the_checkpoints(spec: str) -> None:
     assert export.run(spec, ["export.input_width=32"]) == 0
     with pytest.raises(SpecError) as caught:

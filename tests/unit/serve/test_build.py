@@ -54,11 +54,8 @@ def test_ray_accepts_the_file_and_builds_the_same_service_of_it(spec, tmp_path):
     built = call_user_app_builder_with_args_if_necessary(import_attr(described.import_path), described.args)
     (settings,) = built._bound_deployment.init_args
     chosen = choose(spec=str(spec)).settings
-    assert (settings.models, settings.limits, settings.goldens_dir) == (
-        chosen.models,
-        chosen.limits,
-        chosen.goldens_dir,
-    )
+    same = ("models", "limits", "goldens_dir", "golden_cache_bytes", "cpus")
+    assert [getattr(settings, name) for name in same] == [getattr(chosen, name) for name in same]
 
 
 def test_without_a_file_it_is_printed(spec):

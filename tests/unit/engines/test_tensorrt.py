@@ -1,0 +1,170 @@
+"""The TensorRT engine with ONNX Runtime in the place of the GPU: cutting, filling up, roads, files, and who may open them."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from changenet.bundle import EngineEntry, Parity, add_engine, read_bundle, sha256
+from changenet.engines import load_engine
+from changenet.engines import tensorrt as engine_module
+from changenet.engines.tensorrt import TensorRtEngine, open_files, write_engine_file
+from changenet.errors import CheckpointError, EngineError
+from changenet.tensorrt import run
+from changenet.tensorrt.package import TensorRt
+from changenet.tensorrt.tag import EngineTag, Gpu
+
+TAG = EngineTag("tensorrt", "10.9", "8.9", "NVIDIA L4", "fp32", (2, 2, 3), {})
+CPU = "cpu:0"  # `cpu` alone stands for the first GPU
+
+
+class OnnxPlan(run.Plan):
+    """Runs the graph that the bytes of an engine hold here, and notes the batches."""
+
+    def __init__(self, content: bytes, *, where: str, **_: Any) -> None:
+        import onnxruntime
+
+        largest = {"encoder": 6, "golden": 3}.get(Path(where).name.split(": ")[-1].removesuffix(".engine"), 3)
+        super().__init__(smallest=2, largest=largest)
+        self.session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        self.batches: list[int] = []
+
+    @property
+    def memory_bytes(self) -> int:
+        return 1000
+
+    def execute(self, inputs: Sequence[torch.Tensor]) -> run.Tensors:
+        self.batches.append(len(inputs[0]))
+        names = [each.name for each in self.session.get_inputs()]
+        arrays = [each.numpy() for each in inputs]
+        return tuple(map(torch.from_numpy, self.session.run(None, dict(zip(names, arrays, strict=True)))))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT 10.9 and an L4, as far as the engine can tell."""
+    module = type("module", (), {"__version__": "10.9"})
+    monkeypatch.setattr(engine_module, "import_tensorrt", lambda name: TensorRt(name, module))
+    monkeypatch.setattr(run, "local_gpu", lambda _: Gpu("NVIDIA L4", "8.9"))
+    monkeypatch.setattr(run, "open_plan", OnnxPlan)
+
+
+def with_engines(bundle_folder: Path, folder: Path, tag: EngineTag = TAG) -> str:
+    """Copy a bundle and add "engines": the graphs themselves, which `OnnxPlan` runs."""
+    shutil.copytree(bundle_folder, folder)
+    files = {f"{path.stem}.engine": path.read_bytes() for path in folder.glob("*.onnx")}
+    digests = {name: sha256(content) for name, content in files.items()}
+    entry = EngineEntry("tensorrt", "tensorrt", tag.precision, digests, Parity(None), tag.to_dict())
+    add_engine(read_bundle(folder), entry, files)
+    return str(folder)
+
+
+@pytest.fixture
+def bundle(bundle_folder: Path, tmp_path: Path) -> str:
+    return with_engines(bundle_folder, tmp_path / "bundle")
+
+
+def test_a_bundle_keeps_its_other_engines_and_tells_where_the_new_one_runs(bundle: str, pairs) -> None:
+    manifest = read_bundle(bundle).manifest
+    assert [each.name for each in manifest.engines] == ["onnxruntime", "tensorrt"]
+    assert EngineTag.from_dict(manifest.engines[1].tag) == TAG
+    assert "tag" not in json.loads(Path(bundle, "manifest.json").read_text())["engines"][0]
+    assert load_engine(bundle)[0].name == "onnxruntime"  # what every machine can run
+
+
+@pytest.mark.usefixtures("gpu")
+def test_every_road_gives_the_scores_of_onnxruntime_whatever_the_batch(bundle: str, pairs) -> None:
+    reference = load_engine(bundle)[0]
+    engine, description, found = load_engine(bundle, "tensorrt", device=CPU)
+    assert isinstance(engine, TensorRtEngine)
+    assert (engine.name, engine.precision, engine.memory_bytes) == ("tensorrt", "fp32", 3000)
+    assert found is not None
+    engine.warm_up()
+    mean, std = (np.array(description.network[key]).reshape(3, 1, 1) for key in ("mean", "std"))
+    for count in (1, 2, 5):
+        test, golden = (each[:count] for each in pairs)
+        wanted = reference.score(test, golden)
+        halves = engine.prepare_golden(engine.encode(golden))
+        floats = [((each / 255 - mean) / std).astype(np.float32) for each in (test, golden)]
+        for output in (engine.output(test, golden), engine.compare(engine.encode(test), halves), engine.pair(*floats)):
+            np.testing.assert_allclose(engine.scores(output), wanted, atol=1e-5)
+    assert engine.memory_bytes == 4000  # the pair graph was loaded when it was needed
+
+
+@pytest.mark.usefixtures("gpu")
+def test_batches_stay_inside_the_profile(bundle: str, pairs) -> None:
+    engine = load_engine(bundle, "tensorrt", device=CPU)[0]
+    assert isinstance(engine, TensorRtEngine)
+    engine.output(*pairs)
+    batches = {name: plan.batches for name, plan in engine._plans.items() if isinstance(plan, OnnxPlan)}
+    assert batches == {"encoder": [6, 4], "golden": [3, 2], "comparator": [3, 2]}
+    engine.encode(pairs[0][:1])
+    assert batches["encoder"][-1] == 2  # filled up
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_engine_file_scores_alone_and_keeps_no_goldens(bundle: str, tmp_path: Path, pairs) -> None:
+    opened = read_bundle(bundle)
+    path = str(tmp_path / "pcb.engine")
+    write_engine_file(path, opened.read("pair.engine"), TAG, opened.manifest.description)
+    assert Path(path).read_bytes() == opened.read("pair.engine")  # other programs read it
+    engine, description, found = load_engine(path, device=CPU)
+    assert found is None
+    assert description == opened.manifest.description
+    np.testing.assert_allclose(engine.score(*pairs), load_engine(bundle)[0].score(*pairs), atol=1e-5)
+    with pytest.raises(EngineError, match="holds the pair graph only"):
+        engine.encode(pairs[0])
+    with pytest.raises(EngineError, match="the engine onnxruntime cannot run"):
+        load_engine(path, "onnxruntime")
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_engine_of_another_version_or_gpu_is_refused(bundle_folder: Path, tmp_path: Path) -> None:
+    other = with_engines(bundle_folder, tmp_path / "version", replace(TAG, version="10.12"))
+    with pytest.raises(EngineError, match=r"built with tensorrt 10\.12, and 10\.9 is installed.*gen_trt_engine"):
+        load_engine(other, "tensorrt", device=CPU)
+    other = with_engines(bundle_folder, tmp_path / "gpu", replace(TAG, capability="9.0", gpu="H100"))
+    with pytest.raises(EngineError, match=r"compute capability 9\.0 \(H100\), and this GPU \(NVIDIA L4\) has 8\.9"):
+        load_engine(other, "tensorrt", device=CPU)
+
+
+def test_without_tensorrt_or_an_engine_the_message_says_what_to_do(
+    bundle: str, bundle_folder: Path, checkpoint_file: str
+) -> None:
+    with pytest.raises(EngineError, match=r"the package tensorrt is not installed.*changenet-ray\[gpu\]"):
+        load_engine(bundle, "tensorrt")
+    with pytest.raises(EngineError, match=r"no TensorRT engine in this bundle.*changenet gen_trt_engine"):
+        load_engine(str(bundle_folder), "tensorrt")
+    with pytest.raises(EngineError, match="runs what changenet gen_trt_engine built"):
+        load_engine(checkpoint_file, "tensorrt")
+    with pytest.raises(CheckpointError, match=r"/nowhere\.engine: there is no such file"):
+        load_engine("/nowhere.engine", "tensorrt")
+
+
+def test_a_sealed_engine_needs_its_key_and_a_changed_one_is_refused(bundle: str, tmp_path: Path) -> None:
+    opened, path = read_bundle(bundle), tmp_path / "pcb.engine"
+    write_engine_file(str(path), b"plan" * 50, TAG, opened.manifest.description, encryption_key="secret")
+    assert b"plan" not in path.read_bytes()
+    files, _ = open_files(str(path), encryption_key="secret")
+    assert files.read("pair.engine") == b"plan" * 50
+    for key in (None, "wrong"):
+        with pytest.raises(CheckpointError, match="encryption_key"):
+            open_files(str(path), encryption_key=key)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="SHA-256 differs"):
+        open_files(str(path), encryption_key="secret")
+    write_engine_file(str(path), b"plan", TAG, None)
+    with pytest.raises(EngineError, match="from an ONNX file alone"):
+        open_files(str(path))
+    with pytest.raises(CheckpointError, match="a signature is demanded"):
+        open_files(str(path), trusted_keys=["a"])
+    note = Path(f"{path}.json")
+    note.write_text(note.read_text().replace('"precision"', '"accuracy"'))
+    with pytest.raises(CheckpointError, match=r"does not say where it runs.*accuracy"):
+        open_files(str(path))
