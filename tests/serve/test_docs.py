@@ -11,21 +11,27 @@ import pytest
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 
 
+FENCES = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
 def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    return [text for kind, text in FENCES if kind == language]
 
 
-COMMANDS = [block.replace("\\\n", " ") for block in blocks("")]
+CURLS = [re.findall(r"^curl .*$", block.replace("\\\n", " "), re.MULTILINE) for block in blocks("")]
 
 
-@pytest.mark.parametrize("block", [block for block in COMMANDS if "curl " in block])
-def test_commands_run_as_they_stand(service, successor, pictures, tmp_path, block):
+def test_every_command_is_found():
+    assert sum(map(len, CURLS)) == len(re.findall(r"^curl ", PAGE, re.MULTILINE))
+
+
+@pytest.mark.parametrize("commands", filter(None, CURLS))
+def test_commands_run_as_they_stand(service, successor, pictures, tmp_path, commands):
     for name, content in zip(("test", "golden", "other"), pictures, strict=False):
         (tmp_path / f"{name}.png").write_bytes(content)
     (manifest,) = (text for text in blocks("json") if text.startswith("[{"))
     (tmp_path / "board.json").write_text(manifest)
-    for command in block.strip().splitlines():
-        assert command.startswith("curl "), command
+    for command in commands:
         command = command.replace("http://127.0.0.1:8000", service).replace("/models/pcb-42", successor)
         command = command.replace("curl ", "curl -sS --fail-with-body ", 1)
         ended = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
