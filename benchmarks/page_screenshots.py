@@ -20,7 +20,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from ray_jobs.serve import free_port
 from serve.ingress import create_app
-from serve.inspector import load_models
+from serve.loading import open_models
 from serve.metrics import Metrics
 from serve.settings import ModelSettings, ServiceSettings
 
@@ -38,7 +38,7 @@ def main() -> None:
     bundle = ModelSettings(name="boards", bundle=str(home / "results" / "export" / "bundle"))
     settings = ServiceSettings(models=(bundle,))
     port = free_port()
-    app = create_app(load_models(settings, Metrics()), settings.limits)
+    app = create_app(open_models(settings, Metrics()), settings.limits)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

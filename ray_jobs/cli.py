@@ -369,24 +369,34 @@ def serve(
     ] = None,
     tls_certificate: Annotated[str | None, typer.Option(metavar="FILE", help="Certificate (PEM) for HTTPS.")] = None,
     tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="Private key (PEM) of the certificate.")] = None,
+    out: Annotated[str | None, typer.Option(help="With build: file to write (default: stdout).")] = None,
 ) -> None:
-    """Serve bundles over HTTP with Ray Serve; the inspection page is at /."""
+    """Serve bundles over HTTP with Ray Serve; the inspection page is at /.
+
+    changenet serve build writes the same service as a config file instead,
+    for Ray's own command serve deploy and for a RayService.
+
+    changenet serve build -e spec.yaml --out serve.yaml
+    """
+    given: dict[str, Any] = {
+        "spec": spec,
+        "models": model or (),
+        "overrides": overrides or (),
+        "host": host,
+        "port": port,
+        "trusted_keys": trusted_key or (),
+        "keys_file": keys,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+    }
+    if overrides and overrides[0] == "build":
+        from ray_jobs import serve_build
+
+        _finish(serve_build.run(given | {"overrides": overrides[1:]}, out))
+        return
     from ray_jobs import serve as verb
 
-    _finish(
-        verb.run(
-            spec=spec,
-            models=model or (),
-            overrides=overrides or (),
-            host=host,
-            port=port,
-            address=address,
-            trusted_keys=trusted_key or (),
-            keys_file=keys,
-            tls_certificate=tls_certificate,
-            tls_key=tls_key,
-        )
-    )
+    _finish(verb.run(address=address, **given))
 
 
 def _print_version(wanted: bool) -> None:

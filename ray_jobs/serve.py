@@ -20,20 +20,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from changenet import signing, storage
 from changenet.bundle import Bundle, read_bundle
 from changenet.errors import ChangeNetError, EngineError, Problem, SpecError
 from ray_jobs import cluster
-from ray_jobs.action import Action
 from ray_jobs.console import out
+from ray_jobs.serve_settings import APPLICATION, HOST, PORT, choose
 from ray_jobs.tls import Tls, probe_context
+from serve import retry
 from serve.form import part_name
 from serve.keys import read_keys
-from serve.settings import NAME_PATTERN, Limits, ModelSettings, ServiceSettings
+from serve.settings import ServiceSettings
 
-APPLICATION = "changenet"
-HOST = "127.0.0.1"
-PORT = 8000
 START_SECONDS = 60
 
 logger = logging.getLogger(__name__)
@@ -100,70 +97,26 @@ def run(
     Raises:
         ChangeNetError: Everything wrong with the spec, the models or the port, before Ray starts.
     """
-    if overrides and spec is None:
-        raise SpecError(f"{overrides[0]!r} overrides a spec, but none is given", fix="Add -e SPEC.")
+    chosen = choose(
+        spec=spec,
+        models=models,
+        overrides=overrides,
+        host=host,
+        port=port,
+        trusted_keys=trusted_keys,
+        keys_file=keys_file,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+    )
+    settings, host, port, tls = chosen.settings, chosen.host, chosen.port, chosen.tls
+    lights = check(settings, host=host, port=port, address=address, tls=tls)
     with contextlib.ExitStack() as stack:
-        chosen = parse_models(models)
-        limits, key = Limits(), None
-        if spec is not None:
-            action = Action.load("serve", spec, overrides)
-            section = action.experiment.serve
-            key = action.experiment.encryption_key
-            named = {each.name: _model(each.name, each.bundle, each.engine) for each in section.models}
-            chosen = {**named, **chosen}
-            limits = Limits(
-                request_bytes=section.max_request_mb << 20, picture_pixels=section.max_picture_megapixels * 1_000_000
-            )
-            host, port = host or section.host, port or section.port
-            trusted_keys = trusted_keys or section.trusted_keys
-            keys_file = keys_file or section.keys_file
-            tls_certificate, tls_key = tls_certificate or section.tls_certificate, tls_key or section.tls_key
-        if not chosen:
-            raise SpecError("no model to serve", fix="Give --model NAME=BUNDLE, or serve.models in the spec.")
-        host, port = host or HOST, port or PORT
-        settings = ServiceSettings(
-            models=tuple(chosen.values()),
-            limits=limits,
-            encryption_key=key,
-            # As text: replicas need not see the files.
-            trusted_keys=tuple(signing.public_text(signing.read_public_key(file)) for file in trusted_keys),
-            keys_file=storage.absolute(keys_file) if keys_file else None,
-        )
-        tls = Tls.chosen(tls_certificate, tls_key)
-        lights = check(settings, host=host, port=port, address=address, tls=tls)
-        if spec is not None:
-            stack.enter_context(action)
+        if chosen.action:
+            stack.enter_context(chosen.action)
         service = stack.enter_context(start(settings, host=host, port=port, address=address, tls=tls))
         _tell(service.url, settings, lights)
         _wait_for_signal()
     return 0
-
-
-def parse_models(models: Sequence[str]) -> dict[str, ModelSettings]:
-    """Return the models of `NAME=BUNDLE` options, by name.
-
-    Raises:
-        SpecError: Options of another form, or a name given twice.
-    """
-    chosen: dict[str, ModelSettings] = {}
-    problems = []
-    for option in models:
-        name, separator, bundle = option.partition("=")
-        if not separator or not name or not bundle:
-            problems.append(Problem(f"{option!r} is not NAME=BUNDLE", "--model"))
-        elif not re.fullmatch(NAME_PATTERN, name):
-            problems.append(Problem(f"{name!r} is no model name", "--model", f"It must match {NAME_PATTERN}."))
-        elif name in chosen:
-            problems.append(Problem(f"the name {name!r} is given twice", "--model"))
-        else:
-            chosen[name] = _model(name, bundle)
-    if problems:
-        raise SpecError(problems)
-    return chosen
-
-
-def _model(name: str, bundle: str, engine: str = "auto") -> ModelSettings:
-    return ModelSettings(name=name, bundle=storage.absolute(bundle), engine=engine)
 
 
 def check(
@@ -226,6 +179,7 @@ def start(
     import ray
 
     owns_ray = not ray.is_initialized()
+    os.environ.setdefault(retry.VARIABLE, retry.CALLBACK)  # for the proxy of a Ray that starts here
     cluster.connect(address)
     from ray import serve
     from ray.serve.schema import LoggingConfig
@@ -301,9 +255,10 @@ def _tell(url: str, settings: ServiceSettings, lights: Sequence[str]) -> None:
         for role in ("test", "golden")
         for light in lights
     )
+    names = ", ".join(dict.fromkeys(model.name for model in settings.models))
     key = '-H "Authorization: Bearer $KEY" ' if settings.keys_file else ""
     for line in (
-        f"Serving {', '.join(model.name for model in settings.models)} on {url}",
+        f"Serving {names} on {url}",
         f"  page     {url}/",
         f"  example  curl {key}{parts} {url}/v1/models/{name}/inspect",
         "  stop     Ctrl-C",

@@ -1,34 +1,42 @@
-"""The multipart form of an inspection: which part is which picture, and everything that can be wrong with that."""
+"""The multipart forms of the service: which part is which picture, and everything that can be wrong with that."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from fastapi import Request
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from serve.problems import HttpError
+from serve.settings import NAME_PATTERN
 
 MAX_FILES = 256
 MAX_FIELDS = 8
 MAX_FIELD_BYTES = 4096
 
 Picture = dict[str, bytes]  # encoded picture of each light
+Uploads = dict[str, list[bytes]]  # content of the files of each name, in their order
 
 
 @dataclass(frozen=True)
-class InspectionForm:
-    """The encoded pictures of one request.
+class PairForm:
+    """One pair as a client sent it.
 
     Args:
         test: One encoded picture a light.
-        goldens: The same for each golden, in the order of the parts; one or more.
+        goldens: The same for each golden, in the order of the parts; none with `golden_id`.
+        golden_id: A registered golden.
+        threshold: Takes the place of the model's.
     """
 
     test: Picture
     goldens: tuple[Picture, ...]
+    golden_id: str | None = None
+    threshold: float | None = None
 
 
 class _InMemoryParser(MultiPartParser):
@@ -37,60 +45,116 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = 0  # of a SpooledTemporaryFile: never roll over
 
 
-async def read_inspection_form(request: Request, *, lights: Sequence[str], num_golden: int) -> InspectionForm:
-    """Read the body of a request to `inspect`.
+async def read_parts(
+    request: Request,
+    *,
+    fields: Collection[str],
+    max_files: int = MAX_FILES,
+    max_field_bytes: int = MAX_FIELD_BYTES,
+    texts_as_files: bool = False,
+) -> tuple[Uploads, dict[str, str]]:
+    """Read a multipart body; return its files by name, and its text fields.
 
     Args:
-        request: Its body is multipart: `test` and `golden`, or `test.LIGHT` and `golden.LIGHT` for every light.
-        lights: The lights of the model.
-        num_golden: Goldens that the model compares a test with; 1 up to this many may be sent.
+        request: Whose body it is.
+        fields: Names of the parts that are text; all others must be files.
+        max_files: Limit on their number.
+        max_field_bytes: Limit on the length of a text.
+        texts_as_files: The text parts may be files as well.
 
     Raises:
-        HttpError: 400, 404, 415 or 422; all wrong fields at once.
+        HttpError: 400, or 415 where the body is something else.
     """
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "multipart/form-data":
         raise HttpError(415, "not-multipart", "Send the pictures as multipart/form-data.")
     parser = _InMemoryParser(
-        request.headers, request.stream(), max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+        request.headers, request.stream(), max_files=max_files, max_fields=MAX_FIELDS, max_part_size=max_field_bytes
     )
     try:
         form = await parser.parse()
     except MultiPartException as error:
         raise HttpError(400, "malformed-multipart", error.message) from error
+    uploads: Uploads = {}
+    texts: dict[str, str] = {}
     try:
-        return await _sort(form, lights=lights, num_golden=num_golden)
+        for name, value in form.multi_items():
+            if name in fields and texts_as_files and isinstance(value, UploadFile):
+                texts[name] = (await value.read()).decode("utf-8", errors="replace")
+                continue
+            if (name in fields) != isinstance(value, str):
+                wanted = "text" if name in fields else "a file"
+                raise HttpError(400, "wrong-part", f"The part {name!r} must be {wanted}.")
+            if isinstance(value, UploadFile):
+                uploads.setdefault(name, []).append(await value.read())
+            else:
+                texts[name] = value
+        return uploads, texts
     finally:
         await form.close()
 
 
-async def _sort(form: FormData, *, lights: Sequence[str], num_golden: int) -> InspectionForm:
-    uploads: dict[str, list[bytes]] = {}
-    golden_id: str | None = None
-    for name, value in form.multi_items():
-        if name == "golden_id" and isinstance(value, str):
-            golden_id = value
-        elif name == "golden_id" or not isinstance(value, UploadFile):
-            wanted = "text" if name == "golden_id" else "a file"
-            raise HttpError(400, "wrong-part", f"The part {name!r} must be {wanted}.")
-        else:
-            uploads.setdefault(name, []).append(await value.read())
+async def read_pair(request: Request, *, lights: Sequence[str], num_golden: int) -> PairForm:
+    """Read the body of a request to `inspect`.
+
+    Args:
+        request: Its body is multipart: `test` and `golden`, or `test.LIGHT` and `golden.LIGHT` for every light;
+            `golden_id` instead of `golden`; `threshold`.
+        lights: The lights of the model.
+        num_golden: Goldens that the model compares a test with; 1 up to this many may be sent.
+
+    Raises:
+        HttpError: 400, 415 or 422; all wrong fields at once.
+    """
+    uploads, texts = await read_parts(request, fields=("golden_id", "threshold"))
+    golden_id = texts.get("golden_id")
     problems: list[str] = []
     if golden_id is not None and any(name.split(".")[0] == "golden" for name in uploads):
         problems.append("send golden pictures or golden_id, not both")
+    if golden_id is not None and not re.fullmatch(NAME_PATTERN, golden_id):
+        problems.append(f"golden_id is none: it must match {NAME_PATTERN}")
+    threshold = _threshold(texts.get("threshold"), problems)
     tests = _take(uploads, "test", lights, at_most=1, problems=problems)
     goldens = _take(uploads, "golden", lights, at_most=num_golden, problems=problems) if golden_id is None else []
-    problems += [f"unknown part {name!r}; this model takes {_names(lights)}" for name in uploads]
+    _refuse(uploads, ("test", "golden"), lights, problems)
+    return PairForm(tests[0], tuple(goldens), golden_id, threshold)
+
+
+async def read_goldens(request: Request, *, lights: Sequence[str], num_golden: int) -> tuple[Picture, ...]:
+    """Read the body of a request that registers a golden: the parts `golden` as for `read_pair`, which see."""
+    uploads, _ = await read_parts(request, fields=())
+    problems: list[str] = []
+    goldens = _take(uploads, "golden", lights, at_most=num_golden, problems=problems)
+    _refuse(uploads, ("golden",), lights, problems)
+    return tuple(goldens)
+
+
+def _threshold(text: str | None, problems: list[str]) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        problems.append("threshold is no number")
+    return value
+
+
+def _refuse(uploads: Uploads, roles: Sequence[str], lights: Sequence[str], problems: list[str]) -> None:
+    """Raise all problems at once, parts that nobody took among them."""
+    names = ", ".join(repr(part_name(role, light)) for role in roles for light in lights)
+    names += " or 'golden_id'" if "test" in roles else ""
+    problems += [f"unknown part {name!r}; this model takes {names}" for name in uploads]
+    refuse_fields(problems)
+
+
+def refuse_fields(problems: Sequence[str]) -> None:
+    """Raise a 422 that tells all problems, if there are any."""
     if problems:
         raise HttpError(422, "wrong-fields", f"Wrong fields: {'; '.join(problems)}.", problems=problems)
-    if golden_id is not None:
-        detail = f"No golden {golden_id!r} is registered here. Send its picture as the part 'golden'."
-        raise HttpError(404, "no-such-golden", detail)
-    return InspectionForm(test=tests[0], goldens=tuple(goldens))
 
 
-def _take(
-    uploads: dict[str, list[bytes]], role: str, lights: Sequence[str], *, at_most: int, problems: list[str]
-) -> list[Picture]:
+def _take(uploads: Uploads, role: str, lights: Sequence[str], *, at_most: int, problems: list[str]) -> list[Picture]:
     """Remove the parts of one role from `uploads` and return its pictures; the k-th of every light belong together."""
     found: dict[str, list[bytes]] = {}
     for light in lights:
@@ -111,9 +175,3 @@ def _take(
 def part_name(role: str, light: str) -> str:
     """Return the name of the part that holds one light of the test or golden picture."""
     return f"{role}.{light}" if light else role
-
-
-def _names(lights: Sequence[str]) -> str:
-    return (
-        ", ".join(repr(part_name(role, light)) for role in ("test", "golden") for light in lights) + " or 'golden_id'"
-    )

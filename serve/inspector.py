@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from changenet.bundle import sha256
 from changenet.data.kinds import Kind, PictureError
-from changenet.errors import CheckpointError, DataError
-from serve.form import InspectionForm, Picture, part_name
+from changenet.errors import DataError
+from changenet.inspection import Inspector, Verdict
+from serve.batching import BatchQueue
+from serve.form import PairForm, Picture, part_name
+from serve.golden_cache import GoldenCache, Key
+from serve.golden_registry import GoldenRegistry, Registered
 from serve.metrics import Metrics
+from serve.pairs import Golden, Pair, compare_pairs
 from serve.problems import HttpError
 from serve.schemas import Input, ModelFacts, ThresholdFacts
-from serve.settings import ServiceSettings
-
-if TYPE_CHECKING:
-    from changenet.inspection import Inspector, Verdict
+from serve.settings import Batching
 
 Result = TypeVar("Result")
 
@@ -34,15 +37,32 @@ _SIGNATURES = (
     *(b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"),
 )
 
-NOT_A_PICTURE, PICTURE_TOO_LARGE, UNREADABLE_PICTURE = "not-a-picture", "picture-too-large", "unreadable-picture"
-PICTURE_PROBLEMS = (NOT_A_PICTURE, PICTURE_TOO_LARGE, UNREADABLE_PICTURE)
+
+@dataclass(frozen=True)
+class Shared:
+    """What the models of a replica share.
+
+    Args:
+        decoders: Threads that decode pictures and read goldens.
+        picture_pixels: Limit on the pixels of an uploaded picture.
+        cache: Encoded goldens.
+        registry: Registered goldens, where there is a folder for them.
+        metrics: Counts what they do.
+    """
+
+    decoders: ThreadPoolExecutor
+    picture_pixels: int
+    cache: GoldenCache
+    registry: GoldenRegistry | None = None
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """A verdict and the seconds it took."""
+    """A verdict, whether every golden had been encoded before, and the seconds it took."""
 
     verdict: Verdict
+    golden_cached: bool
     decode_seconds: float
     engine_seconds: float
 
@@ -54,64 +74,155 @@ class ServedModel:
         name: The name that clients use.
         version: The bundle's version.
         inspector: Decides.
-        decoders: Threads for decoding, shared by all models.
-        picture_pixels: Limit on the pixels of an uploaded picture.
-        metrics: Counted with.
+        shared: What it shares with the other models.
+        batching: How pictures share engine calls.
     """
 
     def __init__(
-        self,
-        *,
-        name: str,
-        version: str,
-        inspector: Inspector,
-        decoders: ThreadPoolExecutor,
-        picture_pixels: int,
-        metrics: Metrics | None = None,
+        self, *, name: str, version: str, inspector: Inspector, shared: Shared, batching: Batching | None = None
     ) -> None:
         self.name = name
         self.version = version
         self.inspector = inspector
-        self._decoders = decoders
-        self._picture_pixels = picture_pixels
-        self._metrics = metrics or Metrics()
-        self._engine = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{name}")
+        self.shared = shared
+        self.observer: Callable[[PairForm, Verdict], None] | None = None  # told of every verdict
+        self.queue: BatchQueue[Pair, NDArray[np.float32]] = BatchQueue(
+            name=f"engine-{name}",
+            work=self._compare,
+            size=lambda pair: pair.pictures,
+            settings=batching or Batching(),
+        )
 
-    async def inspect(self, form: InspectionForm) -> Inspected:
+    @property
+    def identity(self) -> str:
+        """Names what computes: other engines make other numbers of the same bundle."""
+        return f"{self.version}-{self.inspector.engine_name}"
+
+    async def inspect(self, form: PairForm) -> Inspected:
         """Decide one pair.
 
         Raises:
-            HttpError: A picture is none (415), too large (413) or unreadable (400).
+            HttpError: A picture is none (415), too large (413) or unreadable (400), or the golden is unknown (404).
         """
         started = time.perf_counter()
-        test, *goldens = await asyncio.gather(
-            self._decode(form.test, "test"), *(self._decode(golden, "golden") for golden in form.goldens)
+        test, goldens = await asyncio.gather(
+            self._in_decoders(self._decode, form.test, "test"), self._in_decoders(self._goldens, form)
         )
         decoded = time.perf_counter()
-        verdict = await _in(self._engine, self._compare_now, test, goldens)
-        return Inspected(verdict, decoded - started, time.perf_counter() - decoded)
+        pair = Pair(test, goldens)
+        output = await self.queue.submit(pair)
+        inspector = self.inspector if form.threshold is None else self.inspector.with_threshold(form.threshold)
+        (verdict,) = inspector.verdicts(output[np.newaxis])
+        if self.observer:
+            self.observer(form, verdict)
+        inspected = Inspected(verdict, pair.pictures == 1, decoded - started, time.perf_counter() - decoded)
+        self._count(inspected)
+        return inspected
 
-    def _compare_now(self, test: NDArray[np.uint8], goldens: list[NDArray[np.uint8]]) -> Verdict:
+    async def register(self, golden_id: str, goldens: Sequence[Picture]) -> tuple[Registered, bool]:
+        """Keep goldens under an id; say whether they replace others (raises as `inspect`)."""
+        registry = self._registry()
+
+        def checked() -> tuple[Registered, bool]:
+            for golden in goldens:
+                self._decode(golden, "golden")
+            return registry.put(self.name, golden_id, goldens)
+
+        return await self._in_decoders(checked)
+
+    async def registered(self, golden_id: str) -> Registered:
+        """Return what is registered under an id (404 where nothing is)."""
+        return await self._in_decoders(self._record, golden_id)
+
+    async def forget(self, golden_id: str) -> None:
+        """Forget a registered golden and what was made of it (404 where there is none)."""
+        if not await self._in_decoders(self._registry().forget, self.name, golden_id):
+            raise _no_such_golden(golden_id)
+
+    def golden_of(self, golden_id: str, picture: dict[str, str]) -> Golden:
+        """Return one picture of a registered golden, by the SHA-256 of its lights; decoded unless it is in the cache."""
+        lights = self.inspector.description.layout.lights
+        if picture.keys() != set(lights):
+            raise _no_such_golden(golden_id, "was registered with other lights")
+        key: Key = (self.identity, *(picture[light] for light in lights))
+        if halves := self.shared.cache.get(key):
+            return Golden(key, halves)
+        registry = self._registry()
+        try:
+            contents = {light: registry.read(self.name, golden_id, digest) for light, digest in picture.items()}
+        except DataError as error:
+            raise _no_such_golden(golden_id, "is damaged") from error
+        return Golden(key, pixels=self._decode(contents, f"golden {golden_id}"))
+
+    def _compare(self, pairs: Sequence[Pair]) -> list[NDArray[np.float32]]:
+        num_golden = self.inspector.description.num_golden
         started = time.perf_counter()
-        verdict = self.inspector.inspect_prepared(test, goldens)
-        self._metrics.engine_call(self.name, pairs=1, seconds=time.perf_counter() - started)
-        return verdict
+        output = compare_pairs(self.inspector.engine, pairs, num_golden=num_golden, cache=self.shared.cache)
+        self.shared.metrics.engine_call(self.name, pairs=len(pairs), seconds=time.perf_counter() - started)
+        return list(output)
 
-    async def _decode(self, picture: Picture, role: str) -> NDArray[np.uint8]:
-        return await _in(self._decoders, self._decode_now, picture, role)
+    def _count(self, inspected: Inspected) -> None:
+        metrics, verdict = self.shared.metrics, inspected.verdict
+        metrics.stage(self.name, "decode", inspected.decode_seconds)
+        metrics.stage(self.name, "engine", inspected.engine_seconds)
+        metrics.golden(self.name, cached=inspected.golden_cached)
+        metrics.decision(
+            self.name,
+            self.version,
+            description=self.inspector.description,
+            score=verdict.score,
+            prediction=verdict.prediction,
+        )
 
-    def _decode_now(self, picture: Picture, role: str) -> NDArray[np.uint8]:
+    def _goldens(self, form: PairForm) -> tuple[Golden, ...]:
+        if form.golden_id is not None:
+            pictures = self._record(form.golden_id).pictures
+            return tuple(self.golden_of(form.golden_id, picture) for picture in pictures)
+        return tuple(map(self._golden, form.goldens))
+
+    def _golden(self, picture: Picture) -> Golden:
+        lights = self.inspector.description.layout.lights
+        key: Key = (self.identity, *(sha256(picture[light]) for light in lights))
+        if halves := self.shared.cache.get(key):
+            return Golden(key, halves)
+        return Golden(key, pixels=self._decode(picture, "golden"))
+
+    def _record(self, golden_id: str) -> Registered:
+        try:
+            registered = self._registry().get(self.name, golden_id)
+        except DataError as error:
+            raise _no_such_golden(golden_id, "is damaged") from error
+        if registered is None:
+            raise _no_such_golden(golden_id)
+        return registered
+
+    def _registry(self) -> GoldenRegistry:
+        if self.shared.registry is None:
+            raise HttpError(404, "no-registry", "This service keeps no goldens: it was started without goldens_dir.")
+        return self.shared.registry
+
+    def _decode(self, picture: Picture, role: str) -> NDArray[np.uint8]:
+        try:
+            return self._decode_checked(picture, role)
+        except HttpError as error:
+            self.shared.metrics.picture_error(self.name, error.kind)
+            raise
+
+    def _decode_checked(self, picture: Picture, role: str) -> NDArray[np.uint8]:
         for light, content in picture.items():
             if content and not content.startswith(_SIGNATURES):
                 detail = f"The part {part_name(role, light)!r} is not a picture."
-                raise HttpError(415, NOT_A_PICTURE, detail)
+                raise HttpError(415, "not-a-picture", detail)
         try:
-            return self.inspector.prepare_picture(picture, where=role, max_pixels=self._picture_pixels)
+            return self.inspector.prepare_picture(picture, where=role, max_pixels=self.shared.picture_pixels)
         except DataError as error:
             problems = [str(problem) for problem in error.problems]
             if isinstance(error, PictureError) and error.kind is Kind.TOO_LARGE:
-                raise HttpError(413, PICTURE_TOO_LARGE, problems[0]) from error
-            raise HttpError(400, UNREADABLE_PICTURE, " ".join(problems), problems=problems) from error
+                raise HttpError(413, "picture-too-large", problems[0]) from error
+            raise HttpError(400, "unreadable-picture", " ".join(problems), problems=problems) from error
+
+    async def _in_decoders(self, function: Callable[..., Result], *arguments: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self.shared.decoders, function, *arguments)
 
     def facts(self) -> ModelFacts:
         """Return what clients may know about the model."""
@@ -136,33 +247,5 @@ class ServedModel:
         )
 
 
-def load_models(settings: ServiceSettings, metrics: Metrics) -> dict[str, ServedModel]:
-    """Load every model of the service, under its name, and let each pass its self-test.
-
-    Raises:
-        CheckpointError: A bundle is missing, damaged, locked, or not signed with a trusted key.
-        EngineError: An engine cannot run on this machine, or computes other scores than at export.
-    """
-    from changenet.inspection import Inspector  # loads torch
-
-    decoders = ThreadPoolExecutor(settings.limits.decoders, thread_name_prefix="decode")
-    key = settings.encryption_key.get_secret_value() if settings.encryption_key else None
-    models = {}
-    for model in settings.models:
-        inspector = Inspector.load(model.bundle, model.engine, encryption_key=key, trusted_keys=settings.trusted_keys)
-        if inspector.bundle is None:
-            raise CheckpointError("is a checkpoint, not a bundle", where=model.bundle, fix="Run changenet export.")
-        inspector.self_test()
-        models[model.name] = ServedModel(
-            name=model.name,
-            version=inspector.bundle.version,
-            inspector=inspector,
-            decoders=decoders,
-            picture_pixels=settings.limits.picture_pixels,
-            metrics=metrics,
-        )
-    return models
-
-
-async def _in(threads: ThreadPoolExecutor, function: Callable[..., Result], *arguments: object) -> Result:
-    return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
+def _no_such_golden(golden_id: str, why: str = "is not registered here") -> HttpError:
+    return HttpError(404, "no-such-golden", f"The golden {golden_id!r} {why}. Register it, or send its picture.")

@@ -86,15 +86,24 @@ class Envelope:
 
 
 class BodyLimit:
-    """Answers 413 to a body over `limit` bytes: at once when its length is announced, else as soon as it is too long.
+    """Answers 413 to a body over the limit: at once when its length is announced, else as soon as it is too long.
 
-    A body that is not here after `seconds` is answered 408. The rest of a refused body is read and dropped (up to `limit`
-    bytes, for a few seconds) before the answer, because many clients only read an answer after they have sent everything.
+    A body that is not here in time is answered 408. The rest of a refused body is read and dropped (up to the limit again,
+    for a few seconds) before the answer, because many clients only read an answer after they have sent everything.
+
+    Args:
+        app: What is protected.
+        limit: Bytes of a body.
+        ending: Paths that end so have a limit of their own.
+        ending_limit: That one.
+        seconds: How long a body may take.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
+    def __init__(self, app: ASGIApp, *, limit: int, ending: str, ending_limit: int, seconds: float) -> None:
         self.app = app
         self.limit = limit
+        self.ending = ending
+        self.ending_limit = ending_limit
         self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,7 +111,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        detail = f"The body has more than {self.limit} bytes."
+        limit = self.ending_limit if scope["path"].endswith(self.ending) else self.limit
+        detail = f"The body has more than {limit} bytes."
         too_large = problem_response(HttpError(413, "request-too-large", detail), request_id_of(scope))
         headers = Headers(scope=scope)
         read = 0
@@ -124,14 +134,14 @@ class BodyLimit:
                 message = await receive_counted()
             except TimeoutError as error:
                 raise HttpError(408, "timeout", f"The body was not here within {self.seconds:g} seconds.") from error
-            if read > self.limit:
+            if read > limit:
                 raise HttpError(413, "request-too-large", detail)
             return message
 
         async def send_after_body(message: Message) -> None:
             nonlocal deadline
             if message["type"] == "http.response.start":
-                allowance = read + self.limit
+                allowance = read + limit
                 deadline = loop.time() + min(self.seconds, DROP_SECONDS)
                 with contextlib.suppress(TimeoutError):
                     while not ended and read < allowance:
@@ -139,7 +149,7 @@ class BodyLimit:
             await send(message)
 
         length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > self.limit:
+        if length.isdigit() and int(length) > limit:
             await too_large(scope, receive, send_after_body)
         else:
             await self.app(scope, receive_limited, send_after_body)

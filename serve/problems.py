@@ -55,15 +55,19 @@ class HttpError(HTTPException):
         self.problems = tuple(problems)
 
 
-def problem_response(problem: HttpError, request_id: str) -> JSONResponse:
-    """Return the response that tells the client."""
-    body: dict[str, Any] = {
+def problem_of(problem: HttpError) -> dict[str, Any]:
+    """Return a problem as JSON, without the request it ended."""
+    return {
         "type": f"urn:changenet:problem:{problem.kind}",
         "title": TITLES.get(problem.status_code, "Error"),
         "status": problem.status_code,
         "detail": problem.detail,
-        "request_id": request_id,
     }
+
+
+def problem_response(problem: HttpError, request_id: str, *, open_inference: bool = False) -> JSONResponse:
+    """Return the response that tells the client; those of the Open Inference Protocol look for a member `error`."""
+    body = problem_of(problem) | {"request_id": request_id} | ({"error": problem.detail} if open_inference else {})
     if problem.problems:
         body["problems"] = list(problem.problems)
     return JSONResponse(body, status_code=problem.status_code, headers=_plain(problem.headers), media_type=MEDIA_TYPE)
@@ -73,7 +77,8 @@ def add_problem_handlers(app: FastAPI) -> None:
     """Let every error of `app` that is the client's be answered as a problem."""
 
     def from_problem(request: Request, error: HttpError) -> JSONResponse:
-        return problem_response(error, request_id_of(request.scope))
+        open_inference = request.url.path.startswith("/v2/")
+        return problem_response(error, request_id_of(request.scope), open_inference=open_inference)
 
     def from_framework(request: Request, error: FrameworkError) -> JSONResponse:
         kind = {404: "no-such-route", 405: "method-not-allowed"}.get(error.status_code, "http-error")

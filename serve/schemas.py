@@ -28,9 +28,59 @@ class Inspection(_Schema):
     engine: str
     score: float = Field(description="How different test and golden are.")
     threshold: float = Field(description="FAIL when the score is greater.")
+    threshold_source: Literal["model", "request"] = Field(description="Who chose the threshold.")
     prediction: str = Field(description="PASS or FAIL; with several classes PASS or the name of the defect.")
     golden_cached: bool = Field(description="Whether the golden had been encoded before.")
     timing_ms: Timing
+
+
+class RowError(_Schema):
+    """Why a row has no verdict; the fields of a problem."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class RowResult(_Schema):
+    """The verdict on one row of a board."""
+
+    id: str
+    score: float | None = Field(description="Null where the row could not be scored.")
+    threshold: float
+    threshold_source: Literal["model", "request"]
+    prediction: str = Field(description="As for one pair; ERROR where the row could not be scored.")
+    golden_cached: bool
+    error: RowError | None
+
+
+class BoardTiming(_Schema):
+    """Where the time of a board went, in milliseconds."""
+
+    read: float = Field(description="Receiving and taking apart the body.")
+    inspect: float = Field(description="Decoding and comparing all pictures.")
+    total: float
+
+
+class BoardInspection(_Schema):
+    """The verdicts on a board, in the order of the manifest."""
+
+    model: str
+    version: str
+    engine: str
+    results: list[RowResult]
+    timing_ms: BoardTiming
+
+
+class GoldenFacts(_Schema):
+    """A registered golden."""
+
+    model: str
+    golden_id: str
+    pictures: list[dict[str, str]] = Field(description="For each picture the SHA-256 of every light.")
+    bytes: int
+    registered: str = Field(description="When, in UTC.")
 
 
 class Input(_Schema):
@@ -54,6 +104,14 @@ class ThresholdFacts(_Schema):
     interval: list[float] | None
 
 
+class FailedChange(_Schema):
+    """Another bundle was to take over and could not."""
+
+    bundle: str
+    reason: str
+    at: str = Field(description="When, in UTC.")
+
+
 class ModelSummary(_Schema):
     """One line of the list of models."""
 
@@ -62,6 +120,28 @@ class ModelSummary(_Schema):
     engine: str
     difference_module: str
     threshold: float
+    previous: str | None = Field(default=None, description="The version that a rollback brings back.")
+    shadow: str | None = Field(default=None, description="The version in the shadow.")
+    failure: FailedChange | None = Field(default=None, description="The last change, where it failed.")
+    behind: str | None = Field(default=None, description="Why the replica that answers has not followed a change yet.")
+
+
+class ShadowReport(_Schema):
+    """What a candidate in the shadow would have said."""
+
+    model: str
+    active: str = Field(description="The version that answers.")
+    candidate: str = Field(description="The version in the shadow.")
+    traffic: float
+    pairs: int = Field(description="That both judged.")
+    agreement: float | None = Field(description="Share of equal predictions, 0-1.")
+    only_candidate_fails: int
+    only_active_fails: int
+    mean_difference: float | None = Field(description="Of the scores.")
+    largest_difference: float | None
+    drift: float | None = Field(description="Population stability index of its scores; over 0.25 they moved clearly.")
+    errors: int = Field(description="Pairs that the candidate could not judge.")
+    skipped: int = Field(description="Pairs of its share that it was too busy for.")
 
 
 class ModelList(_Schema):
@@ -86,6 +166,39 @@ class ModelFacts(_Schema):
     metrics: dict[str, Any] = Field(description="Metrics of the last validation.")
     versions: dict[str, str]
     data_hash: str
+
+
+class ServerMetadata(_Schema):
+    """What serves here, as the Open Inference Protocol asks for it."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(_Schema):
+    """One tensor of a model."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class TensorModel(_Schema):
+    """A model, as the Open Inference Protocol asks for it."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ModelReady(_Schema):
+    """The model is loaded."""
+
+    name: str
+    ready: Literal[True] = True
 
 
 class Live(_Schema):

@@ -299,6 +299,26 @@ def _profile(experiment: Experiment) -> Iterator[Finding]:
 
 
 def _serve(experiment: Experiment) -> Iterator[Finding]:
-    names = [model.name for model in experiment.serve.models]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield Finding(("serve.models",), f"names {name!r} twice", "Give every model a name of its own.")
+    shares: dict[str, list[float]] = {}
+    for model in experiment.serve.models:
+        shares.setdefault(model.name, []).append(model.traffic)
+    for name, traffic in sorted(shares.items()):
+        if traffic.count(1.0) > 1 or len(traffic) > 2:
+            yield Finding(("serve.models",), f"names {name!r} twice", "Give every model a name of its own.")
+        elif 1.0 not in traffic:
+            what = f"has a shadow {name!r} of nothing"
+            yield Finding(("serve.models",), what, "Name the bundle that answers too, with traffic 1.")
+    served = experiment.serve
+    if served.max_ongoing_requests < served.max_batch_size:
+        yield Finding(
+            ("serve.max_ongoing_requests", "serve.max_batch_size"),
+            f"is {served.max_ongoing_requests}, but serve.max_batch_size is {served.max_batch_size}: no batch could fill",
+            "Hold at least one batch of requests.",
+        )
+    scaling = served.autoscaling
+    if scaling.max_replicas is not None and scaling.max_replicas < scaling.min_replicas:
+        yield Finding(
+            ("serve.autoscaling.max_replicas",),
+            f"is {scaling.max_replicas}, but serve.autoscaling.min_replicas is {scaling.min_replicas}",
+            "Use as many or more.",
+        )

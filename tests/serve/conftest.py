@@ -69,7 +69,15 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def service(bundles: dict[str, str]) -> Iterator[str]:
+def successor(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another training of the model pcb."""
+    return make_bundle(
+        tmp_path_factory.mktemp("successor") / "pcb", lights=("",), difference_module="learnable", seed=9
+    )
+
+
+@pytest.fixture(scope="session")
+def service(bundles: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from ray_jobs.serve import free_port, start  # before ray: it switches usage statistics off
     from serve.settings import ModelSettings, ServiceSettings
 
@@ -77,7 +85,8 @@ def service(bundles: dict[str, str]) -> Iterator[str]:
 
     ray.init(address="local", num_cpus=2, include_dashboard=False)
     models = tuple(ModelSettings(name=name, bundle=bundle) for name, bundle in bundles.items())
-    with start(ServiceSettings(models=models), port=free_port()) as running:
+    goldens = str(tmp_path_factory.mktemp("goldens"))
+    with start(ServiceSettings(models=models, goldens_dir=goldens), port=free_port()) as running:
         yield running.url
     ray.shutdown()
 

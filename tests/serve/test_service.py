@@ -9,7 +9,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
+from tritonclient import http
+from tritonclient.utils import InferenceServerException
 
 from serve.metrics import INSTRUMENTS
 
@@ -48,6 +51,58 @@ def test_every_light_is_a_part(service, inspectors, pictures):
     parts += [(f"test.{light}", content) for light, content in reversed(test.items())]
     answer = inspect(service, parts, "lights").json()
     assert answer["score"] == pytest.approx(inspectors["lights"].inspect(test, golden).score, abs=1e-5)
+
+
+def test_a_registered_golden_gives_the_same_score_without_being_sent(service, inspectors, pictures):
+    url = f"{service}/v1/models/pcb/goldens/R1"
+    assert httpx.put(url, files={"golden": pictures[1]}, timeout=60).status_code == 201
+    expected = inspectors["pcb"].inspect(pictures[0], pictures[1]).score
+    answers = [
+        httpx.post(
+            f"{service}/v1/models/pcb/inspect", files={"test": pictures[0]}, data={"golden_id": "R1"}, timeout=60
+        ).json()
+        for _ in range(2)
+    ]
+    assert [answer["score"] for answer in answers] == pytest.approx([expected] * 2, abs=1e-5)
+    assert answers[-1]["golden_cached"] is True
+    assert httpx.delete(url, timeout=60).status_code == 204
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("model", ["pcb", "lights"])
+def test_a_generic_client_runs_the_pair_graph(service, inspectors, model, binary):
+    client = http.InferenceServerClient(urlsplit(service).netloc)
+    assert client.is_server_live() and client.is_server_ready() and client.is_model_ready(model)
+    facts = client.get_model_metadata(model)
+    shape = [3, *facts["inputs"][0]["shape"][1:]]
+    pictures = np.random.default_rng(3).standard_normal((2, *shape)).astype(np.float32)
+    inputs = [http.InferInput(name, shape, "FP32") for name in ("input_1", "input_2")]
+    for tensor, values in zip(inputs, pictures, strict=True):
+        tensor.set_data_from_numpy(values, binary_data=binary)
+    outputs = [http.InferRequestedOutput("output", binary_data=binary)]
+    answer = client.infer(model, inputs, outputs=outputs, request_id="7").as_numpy("output")
+    np.testing.assert_allclose(answer, inspectors[model].engine.pair(*pictures), atol=1e-5)
+    assert list(answer.shape[1:]) == facts["outputs"][0]["shape"][1:]
+    with pytest.raises(InferenceServerException, match="No model 'nope'"):
+        client.infer("nope", inputs)
+
+
+def test_a_board_of_300_components_in_one_request(service, inspectors, pictures):
+    pairs = [(n % 16, 16 + n % 24) for n in range(300)]
+    rows = [{"id": f"C{n}", "test": {"": f"p{t}"}, "golden": {"": f"p{g}"}} for n, (t, g) in enumerate(pairs)]
+    rows[7]["test"] = {"": "broken"}
+    files = [(f"p{n}", (f"p{n}", content)) for n, content in enumerate(pictures)]
+    files += [("broken", ("broken", b"\x89PNG"))]
+    data = {"manifest": json.dumps(rows)}
+    answer = httpx.post(f"{service}/v1/models/pcb/inspect_batch", data=data, files=files, timeout=120)
+    results = answer.json()["results"]
+    assert [result["id"] for result in results] == [row["id"] for row in rows]
+    assert [n for n, result in enumerate(results) if result["error"]] == [7]
+    expected = inspectors["pcb"].inspect_many([(pictures[t], pictures[g]) for t, g in pairs])
+    gaps = [
+        abs(each.score - result["score"]) for each, result in zip(expected, results, strict=True) if result["score"]
+    ]
+    assert len(gaps) == 299 and max(gaps) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,16 @@ async function selectModel() {
   }
 }
 
+// What is under way beside the version that answers.
+function notes({ previous, shadow, failure, behind }) {
+  return [
+    previous && `before: ${previous}`,
+    shadow && `in the shadow: ${shadow}`,
+    failure && `the last change failed: ${failure.reason}`,
+    behind,
+  ].filter(Boolean).join("; ");
+}
+
 function showModels(models) {
   const select = find("model");
   const before = select.value;
@@ -203,7 +213,7 @@ function showModels(models) {
         selectModel();
       });
       row.insertCell().append(choose);
-      for (const value of [each.version, each.engine, each.difference_module, number(each.threshold)]) {
+      for (const value of [each.version, each.engine, each.difference_module, number(each.threshold), notes(each)]) {
         row.insertCell().textContent = value;
       }
       return row;

@@ -3,52 +3,62 @@
 import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from changenet.data.images import decode_picture
 from changenet.data.lights import PictureLayout
 from changenet.description import ModelDescription, Threshold
+from changenet.engines import Engine
+from changenet.inspection import Inspector
+from serve.golden_cache import GoldenCache
+from serve.golden_registry import GoldenRegistry
 from serve.ingress import create_app
-from serve.inspector import ServedModel
-from serve.settings import Limits
+from serve.inspector import ServedModel, Shared
+from serve.keys import KeyRing
+from serve.metrics import Metrics
+from serve.model_state import ModelState, StateFiles
+from serve.settings import Limits, ModelSettings
+from serve.slots import ModelKeeper, ModelSlot
 
 
-@dataclass(frozen=True)
-class FakeVerdict:
-    score: float
-    threshold: float
-    prediction: str
+class BrightnessEngine(Engine):
+    """Its features are the mean brightness of a picture; it counts what it encodes."""
+
+    def __init__(self) -> None:
+        super().__init__(name="fake", device="none", precision="fp32", multiclass=False)
+        self.batches: list[int] = []
+
+    def encode(self, pictures: np.ndarray) -> tuple[np.ndarray, ...]:
+        self.batches.append(len(pictures))
+        return (pictures.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32)[:, None],)
+
+    def prepare_golden(self, features: Any) -> tuple[np.ndarray, ...]:
+        return tuple(features)
+
+    def compare(self, test_features: Any, golden_halves: Any) -> np.ndarray:
+        golden = golden_halves[0].reshape(len(golden_halves[0]), -1).mean(axis=1)
+        return np.abs(test_features[0][:, 0] - golden) / np.float32(255)
+
+    def pair(self, test: np.ndarray, golden: np.ndarray) -> np.ndarray:
+        return np.abs(test.mean(axis=(1, 2, 3)) - golden.mean(axis=(1, 2, 3)))
 
 
-class FakeInspector:
-    engine_name = "fake"
-
-    def __init__(self, lights: tuple[str, ...], num_golden: int) -> None:
-        self.description = ModelDescription(
-            network={"difference_module": "learnable", "backbone": "fake", "mean": [0.5] * 3, "std": [0.5] * 3},
-            layout=PictureLayout(lights=lights, width=8, height=8),
-            threshold=Threshold(value=0.5, policy="recall", target=1.0, interval=(0.9, 1.0)),
-            num_golden=num_golden,
-            validation_scores={"edges": [0.0, 0.5, 1.0], "PASS": [9, 0], "defect": [0, 4]},
-            spec={"dataset": {"images_dir": "/home/somebody/private"}},
-        )
-
-    def prepare_picture(self, picture: Any, *, where: str = "", max_pixels: int) -> np.ndarray:
-        decoded = [
-            decode_picture(picture[light], where=f"{where} {light}".strip(), max_pixels=max_pixels)
-            for light in self.description.layout.lights
-        ]
-        return self.description.layout.combine(decoded)
-
-    def inspect_prepared(self, test: np.ndarray, goldens: Any) -> FakeVerdict:
-        score = float(abs(test.mean() - np.mean([golden.mean() for golden in goldens])) / 255)
-        return FakeVerdict(score, 0.5, "FAIL" if score > 0.5 else "PASS")
+def fake_inspector(lights: tuple[str, ...] = ("",), num_golden: int = 1) -> Inspector:
+    description = ModelDescription(
+        network={"difference_module": "learnable", "backbone": "fake", "mean": [0.5] * 3, "std": [0.5] * 3},
+        layout=PictureLayout(lights=lights, width=8, height=8),
+        threshold=Threshold(value=0.5, policy="recall", target=1.0, interval=(0.9, 1.0)),
+        num_golden=num_golden,
+        validation_scores={"edges": [0.0, 0.5, 1.0], "PASS": [9, 0], "defect": [0, 4]},
+        spec={"dataset": {"images_dir": "/home/somebody/private"}},
+    )
+    return Inspector(BrightnessEngine(), description)
 
 
 def encoded(level: int = 0, *, size: tuple[int, int] = (8, 8), kind: str = "PNG") -> bytes:
@@ -63,25 +73,55 @@ def picture() -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def models() -> dict[str, ServedModel]:
-    threads = ThreadPoolExecutor(2)
+def inspector_of() -> Callable[..., Inspector]:
+    return fake_inspector
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Shared:
+    return Shared(ThreadPoolExecutor(2), 10_000, GoldenCache(1 << 20), GoldenRegistry(str(tmp_path / "goldens")))
+
+
+@pytest.fixture
+def models(shared: Shared) -> dict[str, ServedModel]:
     inspectors = {
-        "pcb": FakeInspector(("",), 1),
-        "lights": FakeInspector(("Solder", "White"), 1),
-        "goldens": FakeInspector(("",), 3),
+        "pcb": fake_inspector(),
+        "lights": fake_inspector(("Solder", "White")),
+        "goldens": fake_inspector(num_golden=3),
     }
     return {
-        name: ServedModel(
-            name=name, version="0123456789ab", inspector=inspector, decoders=threads, picture_pixels=10_000
-        )
+        name: ServedModel(name=name, version="0123456789ab", inspector=inspector, shared=shared)
         for name, inspector in inspectors.items()
     }
 
 
+def keep(*models: ServedModel, load: Any = None, files: StateFiles | None = None) -> ModelKeeper:
+    def slot(model: ServedModel) -> ModelSlot:
+        settings = ModelSettings(name=model.name, bundle="/good")
+        return ModelSlot(model, ModelState(configured=(settings,), active=settings.source))
+
+    return ModelKeeper(map(slot, models), load=load, files=files, close_after=60)
+
+
 @pytest.fixture
-def client_of(models: dict[str, ServedModel]) -> Callable[..., TestClient]:
+def app_of() -> Callable[..., FastAPI]:
+    def make(
+        *models: ServedModel,
+        load: Any = None,
+        files: StateFiles | None = None,
+        keys: KeyRing | None = None,
+        metrics: Metrics | None = None,
+        **limits: Any,
+    ) -> FastAPI:
+        return create_app(keep(*models, load=load, files=files), Limits(**limits), keys=keys, metrics=metrics)
+
+    return make
+
+
+@pytest.fixture
+def client_of(models: dict[str, ServedModel], app_of: Callable[..., FastAPI]) -> Callable[..., TestClient]:
     def make(**limits: Any) -> TestClient:
-        return TestClient(create_app(models, Limits(**limits)), raise_server_exceptions=False)
+        return TestClient(app_of(*models.values(), **limits), raise_server_exceptions=False)
 
     return make
 

@@ -7,13 +7,31 @@ from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 
 from serve.access import needed_scope
-from serve.ingress import create_app
 from serve.keys import KeyRing, Scope, add_key
-from serve.settings import Limits
 
 # Whoever adds a route decides here who may call it: without a mark it needs `admin`.
 SCOPES = {
     "POST /v1/models/{model}/inspect": Scope.INSPECT,
+    "POST /v1/models/{model}/inspect_batch": Scope.INSPECT,
+    "GET /v1/models/{model}/goldens/{golden_id}": Scope.INSPECT,
+    "PUT /v1/models/{model}/goldens/{golden_id}": Scope.ADMIN,
+    "DELETE /v1/models/{model}/goldens/{golden_id}": Scope.ADMIN,
+    "POST /v1/models/{model}/swap": Scope.ADMIN,
+    "POST /v1/models/{model}/rollback": Scope.ADMIN,
+    "PUT /v1/models/{model}/shadow": Scope.ADMIN,
+    "GET /v1/models/{model}/shadow": Scope.ADMIN,
+    "DELETE /v1/models/{model}/shadow": Scope.ADMIN,
+    **{
+        f"{method} /v2{path}": Scope.INSPECT
+        for method, path in [
+            ("GET", ""),
+            *[
+                (method, f"/models/{{model}}{version}{end}")
+                for version in ("", "/versions/{version}")
+                for method, end in (("GET", ""), ("GET", "/ready"), ("POST", "/infer"))
+            ],
+        ]
+    },
     "GET /v1/models": Scope.INSPECT,
     "GET /v1/models/{model}": Scope.INSPECT,
     "GET /v2/health/live": None,
@@ -29,8 +47,8 @@ def keys(tmp_path):
 
 
 @pytest.fixture
-def app(models, keys):
-    return create_app(models, Limits(), keys=KeyRing(keys["file"]))
+def app(models, keys, app_of):
+    return app_of(*models.values(), keys=KeyRing(keys["file"]))
 
 
 @pytest.fixture
@@ -99,9 +117,9 @@ def test_a_new_route_needs_an_admin_key_unless_it_says_otherwise(app, locked, ke
     assert locked.post("/v1/forgotten", headers=bearer(keys["admin"])).json() == {"done": True}
 
 
-def test_a_revoked_key_is_refused_by_a_service_that_runs(models, keys):
+def test_a_revoked_key_is_refused_by_a_service_that_runs(models, keys, app_of):
     clock = [0.0]
-    client = TestClient(create_app(models, Limits(), keys=KeyRing(keys["file"], clock=lambda: clock[0])))
+    client = TestClient(app_of(*models.values(), keys=KeyRing(keys["file"], clock=lambda: clock[0])))
     assert client.get("/v1/models", headers=bearer(keys["inspect"])).status_code == 200
     lines = Path(keys["file"]).read_text().splitlines()
     Path(keys["file"]).write_text("\n".join(line for line in lines if not line.startswith("line ")))

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+V2_ROUTES = ("", "/ready", "/infer")
+
 
 def post(client, files, model="pcb", **extra):
     return client.post(f"/v1/models/{model}/inspect", files=files, **extra)
@@ -28,7 +30,8 @@ def test_a_pair_is_decided(client, picture):
     assert answer.status_code == 200, answer.text
     body = answer.json()
     assert set(body) == {
-        *("model", "version", "engine", "score", "threshold", "prediction", "golden_cached", "timing_ms")
+        *("model", "version", "engine", "score", "threshold", "threshold_source", "prediction", "golden_cached"),
+        "timing_ms",
     }
     assert body["score"] == 1.0 and body["threshold"] == 0.5 and body["prediction"] == "FAIL"
     assert body["model"] == "pcb" and body["version"] == "0123456789ab" and body["engine"] == "fake"
@@ -49,7 +52,8 @@ def test_lights_are_parts_with_a_suffix_in_any_order(client, picture):
 
 def test_several_goldens_repeat_the_part(client, picture):
     files = [("test", picture(255)), ("golden", picture(0)), ("golden", picture(255))]
-    assert post(client, files, "goldens").json()["score"] == pytest.approx(0.5)
+    # Fewer than the model's three are used in turn: 0, 255, 0.
+    assert post(client, files, "goldens").json()["score"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +88,17 @@ def test_golden_and_golden_id_exclude_each_other(client, picture):
 def test_an_unregistered_golden_is_404(client, picture):
     body = problem(post(client, {"test": picture()}, data={"golden_id": "R1"}), 404, "no-such-golden")
     assert "R1" in body["detail"]
+
+
+def test_a_threshold_of_the_request_decides_and_the_answer_says_so(client, picture):
+    files = {"test": picture(255), "golden": picture(100)}
+    answers = [post(client, files, data=data).json() for data in ({}, {"threshold": "0.7"})]
+    assert [(each["prediction"], each["threshold"], each["threshold_source"]) for each in answers] == [
+        ("FAIL", 0.5, "model"),
+        ("PASS", 0.7, "request"),
+    ]
+    for wrong in ("high", "nan", "inf"):
+        assert "threshold" in problem(post(client, files, data={"threshold": wrong}), 422, "wrong-fields")["detail"]
 
 
 def test_an_unknown_model_is_404(client, picture):
@@ -144,7 +159,7 @@ def test_a_body_over_the_limit_is_413(client_of, picture, announced):
 
 def test_an_inspection_too_many_is_503_with_retry_after(client_of, picture):
     client = client_of(inspections=1)
-    with client.app.state.service.admission.one():
+    with client.app.state.service.admission.hold():
         response = post(client, {"test": picture(), "golden": picture()})
         problem(response, 503, "overloaded")
         assert int(response.headers["retry-after"]) >= 1
@@ -161,12 +176,12 @@ def test_a_place_is_given_back_after_a_refused_request(client_of, picture):
 
 def test_an_inspection_that_takes_too_long_is_408(client_of, models, picture, monkeypatch):
     client = client_of(request_seconds=0.05)
-    monkeypatch.setattr(models["pcb"].inspector, "inspect_prepared", lambda *_: time.sleep(0.3))
+    monkeypatch.setattr(models["pcb"].inspector.engine, "encode", lambda *_: time.sleep(0.3))
     problem(post(client, {"test": picture(), "golden": picture()}), 408, "timeout")
 
 
 def test_a_crash_is_a_problem_without_its_reason(client, models, picture, monkeypatch):
-    monkeypatch.setattr(models["pcb"].inspector, "inspect_prepared", lambda *_: 1 / 0)
+    monkeypatch.setattr(models["pcb"].inspector.engine, "encode", lambda *_: 1 / 0)
     response = post(client, {"test": picture(), "golden": picture()})
     problem(response, 500, "internal")
     assert "ZeroDivision" not in response.text
@@ -234,7 +249,10 @@ def test_the_problem_names_the_request(client):
 def test_the_interface_describes_itself(client):
     document = client.get("/openapi.json").json()
     assert set(document["paths"]) == {
-        *("/v1/models/{model}/inspect", "/v1/models", "/v1/models/{model}", "/v2/health/live", "/v2/health/ready")
+        *("/v1/models/{model}/inspect", "/v1/models", "/v1/models/{model}", "/v2/health/live", "/v2/health/ready"),
+        *(f"/v1/models/{{model}}/{what}" for what in ("swap", "rollback", "shadow")),
+        *("/v1/models/{model}/goldens/{golden_id}", "/v1/models/{model}/inspect_batch", "/v2"),
+        *(f"/v2/models/{{model}}{version}{what}" for version in ("", "/versions/{version}") for what in V2_ROUTES),
     }
 
 

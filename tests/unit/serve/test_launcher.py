@@ -8,7 +8,9 @@ from typer.testing import CliRunner
 
 from changenet.errors import SpecError
 from ray_jobs.cli import app
-from ray_jobs.serve import _is_loopback, _is_remote, free_port, parse_models, run
+from ray_jobs.serve import _is_loopback, _is_remote, free_port, run
+from ray_jobs.serve_build import config
+from ray_jobs.serve_settings import choose, parse_models
 from ray_jobs.tls import Tls
 from serve.keys import digest_of, read_keys
 
@@ -119,6 +121,17 @@ def test_files_that_belong_together_are_taken(certificate):
     tls = Tls.chosen(*certificate)
     assert tls.problems() == []
     assert tls.http_options() == {"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]}
+
+
+def test_a_config_file_has_keys_and_tls(certificate):
+    from ray.serve.schema import ServeDeploySchema
+
+    chosen = choose(
+        models=["pcb=/a"], keys_file="/etc/keys.txt", tls_certificate=certificate[0], tls_key=certificate[1]
+    )
+    written = ServeDeploySchema(**config(chosen))
+    assert (written.http_options.ssl_certfile, written.http_options.ssl_keyfile) == certificate
+    assert written.applications[0].args["keys_file"] == "/etc/keys.txt"
 
 
 def test_a_private_key_with_a_passphrase_is_refused_without_asking(certificate):

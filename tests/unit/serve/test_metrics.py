@@ -1,5 +1,6 @@
 """What the service counts."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -7,9 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from serve.drift import LEAST
-from serve.ingress import create_app
 from serve.metrics import INSTRUMENTS, Metrics
-from serve.settings import Limits
 
 
 class Records:
@@ -31,11 +30,11 @@ def records():
 
 
 @pytest.fixture
-def counted(models, records):
+def counted(models, shared, records, app_of):
     metrics = Metrics(records)
     for model in models.values():
-        model._metrics = metrics
-    return TestClient(create_app(models, Limits(), metrics=metrics), raise_server_exceptions=False)
+        model.shared = dataclasses.replace(shared, metrics=metrics)
+    return TestClient(app_of(*models.values(), metrics=metrics), raise_server_exceptions=False)
 
 
 def test_an_inspection_is_counted(counted, records, picture):
@@ -72,7 +71,7 @@ def test_paths_that_strangers_make_up_are_not_kept(counted, records):
 
 
 def test_a_crash_is_counted(counted, models, records, picture, monkeypatch):
-    monkeypatch.setattr(models["pcb"].inspector, "inspect_prepared", lambda *_: 1 / 0)
+    monkeypatch.setattr(models["pcb"].inspector.engine, "compare", lambda *_: 1 / 0)
     counted.post("/v1/models/pcb/inspect", files={"test": picture(), "golden": picture()})
     assert records.of("changenet_requests")[0][1]["status"] == "500"
 

@@ -4,12 +4,13 @@ import shutil
 import threading
 import time
 
+import httpx
 import pytest
 
+from changenet.errors import CheckpointError
 from ray_jobs.serve import free_port
-from serve.ingress import create_app
 from serve.keys import KeyRing, add_key
-from serve.settings import Limits
+from serve.model_state import StateFiles
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -68,8 +69,8 @@ def page(browser):
 
 
 @pytest.fixture
-def opened(page, served, models):
-    page.goto(served(create_app(models, Limits())))
+def opened(page, served, models, app_of):
+    page.goto(served(app_of(*models.values())))
     page.wait_for_selector("#facts dt")
     return page
 
@@ -142,7 +143,7 @@ def test_a_pair_is_looked_at_in_three_ways(opened, picture):
 def test_models_are_listed_and_chosen_by_keyboard(opened, picture):
     rows = opened.locator("#models tbody tr")
     assert rows.all_inner_texts() == [
-        f"{name}\t0123456789ab\tfake\tlearnable\t0.5000" for name in ("pcb", "lights", "goldens")
+        f"{name}\t0123456789ab\tfake\tlearnable\t0.5000\t" for name in ("pcb", "lights", "goldens")
     ]
     opened.locator("#models button", has_text="lights").focus()
     opened.keyboard.press("Enter")
@@ -155,6 +156,17 @@ def test_models_are_listed_and_chosen_by_keyboard(opened, picture):
     assert verdict(opened) == "FAIL"
     opened.select_option("#view-light", "White")
     opened.wait_for_selector("#stage canvas:nth-of-type(2)")
+
+
+def test_a_change_that_failed_is_shown(page, served, models, app_of, tmp_path):
+    def load(name, source):
+        raise CheckpointError("no such folder", where=source.bundle)
+
+    url = served(app_of(models["pcb"], load=load, files=StateFiles(str(tmp_path / "state"))))
+    assert httpx.post(f"{url}/v1/models/pcb/swap", json={"bundle": "/bad"}, timeout=60).status_code >= 400
+    page.goto(url)
+    page.wait_for_selector("#models tbody tr")
+    assert "the last change failed: /bad: no such folder" in page.inner_text("#models")
 
 
 def test_everything_fits_a_phone(opened, picture):
@@ -191,10 +203,10 @@ def test_text_can_be_read(opened, picture, scheme):
     assert min(contrasts)[0] >= 4.5, min(contrasts)
 
 
-def test_the_key_is_asked_for_and_kept_nowhere(page, served, models, picture, tmp_path):
+def test_the_key_is_asked_for_and_kept_nowhere(page, served, models, picture, tmp_path, app_of):
     keys = str(tmp_path / "keys.txt")
     key = add_key(keys, "operator")
-    url = served(create_app(models, Limits(), keys=KeyRing(keys)))
+    url = served(app_of(*models.values(), keys=KeyRing(keys)))
     page.goto(url)
     page.wait_for_selector("#key")
     assert page.locator("#model option").count() == 0

@@ -1,0 +1,86 @@
+"""The route for a whole board: many pairs in one request, each with a result of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+
+from serve.access import open_to
+from serve.inspector import ServedModel
+from serve.keys import Scope
+from serve.manifest import ManifestRow, Row, read_board
+from serve.problems import HttpError, problem_of
+from serve.schemas import BoardInspection, BoardTiming, RowError, RowResult
+from serve.service import InService, Served, milliseconds, multipart_body
+
+router = APIRouter()
+
+ROUTE = "/v1/models/{model}/inspect_batch"
+# Rows whose pictures are decoded and wait, in batches: enough that the engine never waits for decoding.
+BATCHES_AHEAD = 4
+
+_BOARD_BODY: dict[str, Any] = multipart_body(
+    "The manifest, and every part that it names.",
+    manifest={"type": "array", "items": ManifestRow.model_json_schema()},
+)
+
+
+@router.post(ROUTE, openapi_extra=_BOARD_BODY)
+@open_to(Scope.INSPECT)
+async def inspect_batch(model: Served, service: InService, request: Request) -> BoardInspection:
+    """Compare all pairs of a board; a picture that cannot be used fails its own row only."""
+    started = time.perf_counter()
+    limits, description = service.limits, model.inspector.description
+    with service.admission.hold(math.ceil(limits.batch_bytes / limits.request_bytes)):
+        async with service.in_time():
+            rows = await read_board(
+                request, lights=description.layout.lights, num_golden=description.num_golden, limits=limits
+            )
+            read = time.perf_counter()
+            ahead = asyncio.Semaphore(BATCHES_AHEAD * model.queue.settings.max_batch_size)
+            results = await asyncio.gather(*(_result(model, row, ahead) for row in rows))
+    failed = sum(result.error is not None for result in results)
+    request.state.facts = {"model": model.name, "rows": len(rows), "failed_rows": failed}
+    return BoardInspection(
+        model=model.name,
+        version=model.version,
+        engine=model.inspector.engine_name,
+        results=results,
+        timing_ms=BoardTiming(
+            read=milliseconds(read - started),
+            inspect=milliseconds(time.perf_counter() - read),
+            total=milliseconds(time.perf_counter() - started),
+        ),
+    )
+
+
+async def _result(model: ServedModel, row: Row, ahead: asyncio.Semaphore) -> RowResult:
+    chosen = row.pair.threshold
+    threshold = model.inspector.description.threshold.value if chosen is None else chosen
+    source: Literal["model", "request"] = "model" if chosen is None else "request"
+    async with ahead:
+        try:
+            inspected = await model.inspect(row.pair)
+        except HttpError as problem:
+            return RowResult(
+                id=row.id,
+                score=None,
+                threshold=threshold,
+                threshold_source=source,
+                prediction="ERROR",
+                golden_cached=False,
+                error=RowError(**problem_of(problem)),
+            )
+    return RowResult(
+        id=row.id,
+        score=inspected.verdict.score,
+        threshold=threshold,
+        threshold_source=source,
+        prediction=inspected.verdict.prediction,
+        golden_cached=inspected.golden_cached,
+        error=None,
+    )

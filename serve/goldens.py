@@ -1,0 +1,62 @@
+"""The routes of registered goldens."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response, status
+
+from serve.access import open_to
+from serve.form import read_goldens
+from serve.golden_registry import Registered
+from serve.inspector import ServedModel
+from serve.keys import Scope
+from serve.schemas import GoldenFacts
+from serve.service import InService, Served, multipart_body
+from serve.settings import NAME_PATTERN
+
+router = APIRouter(prefix="/v1/models/{model}/goldens/{golden_id}")
+
+GoldenId = Annotated[str, Path(pattern=NAME_PATTERN)]
+
+_GOLDEN_BODY = multipart_body(
+    "Models with several lights take the parts golden.LIGHT; models with several goldens take the parts repeatedly.",
+    golden={"type": "array", "items": {"type": "string", "format": "binary"}},
+)
+
+
+@router.put("", openapi_extra=_GOLDEN_BODY, responses={201: {"model": GoldenFacts, "description": "New"}})
+async def register_golden(
+    model: Served, golden_id: GoldenId, service: InService, request: Request, response: Response
+) -> GoldenFacts:
+    """Keep a golden under an id, for every replica and beyond a restart; 201 if it is new, 200 if it replaces another."""
+    description = model.inspector.description
+    with service.admission.hold():
+        async with service.in_time():
+            pictures = await read_goldens(request, lights=description.layout.lights, num_golden=description.num_golden)
+            registered, replaced = await model.register(golden_id, pictures)
+    response.status_code = status.HTTP_200_OK if replaced else status.HTTP_201_CREATED
+    return _facts(model, registered)
+
+
+@router.get("")
+@open_to(Scope.INSPECT)
+async def describe_golden(model: Served, golden_id: GoldenId) -> GoldenFacts:
+    """Say what is registered under an id."""
+    return _facts(model, await model.registered(golden_id))
+
+
+@router.delete("", status_code=status.HTTP_204_NO_CONTENT)
+async def forget_golden(model: Served, golden_id: GoldenId) -> None:
+    """Forget a golden, its pictures included."""
+    await model.forget(golden_id)
+
+
+def _facts(model: ServedModel, registered: Registered) -> GoldenFacts:
+    return GoldenFacts(
+        model=model.name,
+        golden_id=registered.golden_id,
+        pictures=list(registered.pictures),
+        bytes=registered.size,
+        registered=registered.registered,
+    )

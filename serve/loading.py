@@ -1,0 +1,142 @@
+"""Bundles become served models: verified, tried out, and with their registered goldens encoded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from changenet import storage
+from changenet.bundle import is_bundle
+from changenet.errors import ChangeNetError, CheckpointError, DataError
+from changenet.inspection import Inspector
+from serve.golden_cache import GoldenCache
+from serve.golden_registry import GoldenRegistry
+from serve.inspector import ServedModel, Shared
+from serve.metrics import Metrics
+from serve.model_state import Candidate, ModelState, StateFiles
+from serve.pairs import encode_goldens
+from serve.problems import HttpError
+from serve.settings import ModelSettings, ServiceSettings, Source
+from serve.shadow import Shadow
+from serve.slots import Load, ModelKeeper, ModelSlot
+
+logger = logging.getLogger(__name__)
+
+
+def open_models(settings: ServiceSettings, metrics: Metrics) -> ModelKeeper:
+    """Load every model of the service, as the configuration or a later change wants it.
+
+    Raises:
+        CheckpointError: A bundle is missing, damaged, locked, or not signed with a trusted key.
+        EngineError: An engine cannot run on this machine, or computes other scores than at export.
+    """
+    folder = settings.goldens_dir
+    shared = Shared(
+        decoders=ThreadPoolExecutor(settings.limits.decoders, thread_name_prefix="decode"),
+        picture_pixels=settings.limits.picture_pixels,
+        cache=GoldenCache(settings.golden_cache_bytes),
+        registry=GoldenRegistry(folder) if folder is not None else None,
+        metrics=metrics,
+    )
+    files = StateFiles(folder) if folder is not None else None
+
+    def load(name: str, source: Source) -> ServedModel:
+        return load_model(name, source, settings, shared)
+
+    names = dict.fromkeys(model.name for model in settings.models)
+    slots = [
+        _open(name, tuple(model for model in settings.models if model.name == name), load, files) for name in names
+    ]
+    return ModelKeeper(
+        slots, load=load, files=files, close_after=settings.limits.request_seconds + 10, batching=settings.batching
+    )
+
+
+def _open(name: str, configured: tuple[ModelSettings, ...], load: Load, files: StateFiles | None) -> ModelSlot:
+    """Load what the state of a model wants; where that fails, what was before, or else what is configured."""
+    main = next(model for model in configured if model.traffic == 1)
+    aside = next((model for model in configured if model.traffic < 1), None)
+    shadow = Candidate(source=aside.source, traffic=aside.traffic) if aside else None
+    state = ModelState(configured=configured, active=main.source, shadow=shadow)
+    try:
+        changed = files.read(name) if files else None
+    except DataError as error:
+        logger.error("The configuration of %r counts: %s", name, error)
+        changed = None
+    if changed is not None and changed.configured == configured:
+        state = changed
+    active, source, failure = _first(name, [state.active, *filter(None, [state.previous]), main.source], load)
+    behind = state.model_copy(update={"active": source, "generation": -1}) if failure else state
+    candidate = None
+    if state.shadow is not None:
+        try:
+            candidate = Shadow(load(name, state.shadow.source), state.shadow.traffic)
+        except ChangeNetError as error:
+            logger.error("The shadow of %r cannot be loaded: %s", name, error)
+            failure = failure or str(error)
+            behind = behind.model_copy(update={"shadow": None, "generation": -1})
+    return ModelSlot(active, behind, shadow=candidate, failure=failure)
+
+
+def _first(name: str, sources: Sequence[Source], load: Load) -> tuple[ServedModel, Source, str | None]:
+    """Return the first bundle that loads, and why the one before it did not; raise as the last one does."""
+    failure = None
+    for number, source in enumerate(sources, start=1):
+        try:
+            return load(name, source), source, failure
+        except ChangeNetError as error:
+            if number == len(sources) or sources[number] == source:
+                raise
+            failure = failure or str(error)
+            logger.error("%r is served from another bundle: %s", name, error)
+    raise AssertionError("there is always a configured bundle")
+
+
+def load_model(name: str, source: Source, settings: ServiceSettings, shared: Shared) -> ServedModel:
+    """Load one bundle, let it pass its self-test, and encode the goldens that are registered for it.
+
+    Raises:
+        CheckpointError: The bundle is missing, damaged, locked, another version, or not signed with a trusted key.
+        EngineError: The engine cannot run on this machine, or computes other scores than at export.
+    """
+    if storage.exists(source.bundle) and not is_bundle(source.bundle):
+        raise CheckpointError("is no bundle", where=source.bundle, fix="Run changenet export, and give its folder.")
+    key = settings.encryption_key.get_secret_value() if settings.encryption_key else None
+    inspector = Inspector.load(
+        source.bundle,
+        source.engine,
+        encryption_key=key,
+        trusted_keys=settings.trusted_keys,
+        threads=settings.cpus,
+    )
+    assert inspector.bundle is not None
+    version = inspector.bundle.version
+    if source.version not in (None, version):
+        what = f"is version {version}, not {source.version}"
+        raise CheckpointError(what, where=source.bundle, fix="Keep every release in a folder of its own.")
+    inspector.self_test()
+    served = ServedModel(name=name, version=version, inspector=inspector, shared=shared, batching=settings.batching)
+    if shared.registry is not None:
+        warm(served, shared.registry)
+    return served
+
+
+def warm(model: ServedModel, registry: GoldenRegistry) -> None:
+    """Encode registered goldens until the cache is full; one that cannot be used is a warning."""
+    cache = model.shared.cache
+    for golden_id in registry.ids(model.name):
+        try:
+            registered = registry.get(model.name, golden_id)
+            goldens = [model.golden_of(golden_id, each) for each in registered.pictures] if registered else []
+        except (ChangeNetError, HttpError) as error:
+            logger.warning("The golden %r of %r cannot be used: %s", golden_id, model.name, error)
+            continue
+        pictures = {golden.key: golden.pixels for golden in goldens if golden.pixels is not None}
+        if not pictures:
+            continue
+        kept = len(cache)
+        encode_goldens(model.inspector.engine, pictures, cache)
+        if len(cache) < kept + len(pictures):
+            logger.warning("The cache is too small for all registered goldens of %r.", model.name)
+            return

@@ -1,0 +1,117 @@
+"""Replicas by load, and a replica that dies: the real command, and every request accounted for."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+import changenet
+from ray_jobs.serve import free_port
+
+CLIENTS = 12
+SECONDS = 240
+# Below Ray's own ten seconds of measuring, nothing would be steadier; the pause before a replica goes must outlast it.
+SPEC = """
+results_dir: {folder}
+serve:
+  port: {port}
+  autoscaling: {{max_replicas: 2, target_ongoing_requests: 2, upscale_delay_s: 1, downscale_delay_s: 5}}
+  models: [{{name: pcb, bundle: {bundle}}}]
+"""
+
+
+def replicas_of(process: int) -> list[int]:
+    """Return the process ids of the replicas below a process."""
+    parents, found = {}, []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                title = (entry / "cmdline").read_bytes()
+            except OSError:  # it has just ended
+                continue
+            if title.startswith(b"ray::ServeReplica:changenet"):
+                found.append(int(entry.name))
+
+    def below(number: int) -> bool:
+        return number == process or (number in parents and below(parents[number]))
+
+    return [number for number in found if below(number)]
+
+
+def wait_for_more(statuses: Counter) -> None:
+    """Wait until many more requests were answered well."""
+    before = statuses[200]
+    wait_for("more answers", lambda: statuses[200] > before + 100)
+
+
+def wait_for(what: str, condition) -> None:
+    until = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < until, what
+        time.sleep(0.5)
+
+
+@pytest.fixture
+def served(bundles, tmp_path):
+    port = free_port()
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(SPEC.format(folder=tmp_path, port=port, bundle=bundles["pcb"]))
+    command = [sys.executable, "-m", "ray_jobs", "serve", "-e", str(spec)]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        line = process.stdout.readline()
+        assert re.search("Serving pcb", line), "it ended before it served"
+        yield process.pid, f"http://127.0.0.1:{port}/v1/models/pcb/inspect"
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=180)
+
+
+@pytest.mark.slow
+def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(served, bundles, pictures):
+    process, url = served
+    expected = changenet.load(bundles["pcb"]).inspect(pictures[0], pictures[1]).score
+    done, statuses, sent = threading.Event(), Counter(), Counter()
+    wrong = []
+
+    def client() -> None:
+        files = {"test": pictures[0], "golden": pictures[1]}
+        while not done.is_set():
+            sent["requests"] += 1
+            try:
+                answer = httpx.post(url, files=files, timeout=120)
+            except httpx.TransportError as error:
+                statuses[type(error).__name__] += 1
+                continue
+            statuses[answer.status_code] += 1
+            if answer.status_code == 200 and abs(answer.json()["score"] - expected) > 1e-5:
+                wrong.append(answer.json())
+
+    assert len(replicas_of(process)) == 1
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        running = [clients.submit(client) for _ in range(CLIENTS)]
+        try:
+            wait_for("a second replica under load", lambda: len(replicas_of(process)) == 2)
+            wait_for_more(statuses)
+            assert set(statuses) == {200}, statuses
+            victim = replicas_of(process)[0]
+            os.kill(victim, signal.SIGKILL)
+            wait_for("a replica in the place of the dead one", lambda: len(set(replicas_of(process)) - {victim}) == 2)
+            wait_for_more(statuses)
+        finally:
+            done.set()
+        for each in running:
+            each.result(timeout=180)
+    # What the dead replica had begun went to another one.
+    assert statuses == {200: sent["requests"]} and not wrong
+    wait_for("one replica without load", lambda: len(replicas_of(process)) == 1)
+    assert httpx.post(url, files={"test": pictures[0], "golden": pictures[1]}, timeout=120).status_code == 200

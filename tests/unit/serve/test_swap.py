@@ -1,0 +1,225 @@
+"""Another bundle takes over, goes back, runs in the shadow; replicas follow each other."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+
+import pytest
+from fastapi.testclient import TestClient
+
+from changenet.errors import CheckpointError
+from serve.app import Inspection
+from serve.inspector import ServedModel
+from serve.loading import _open
+from serve.model_state import StateFiles
+from serve.settings import ModelSettings, ServiceSettings, Source
+
+V1 = "/v1/models/pcb"
+
+
+class Loader:
+    """Bundles by path: `/good` and `/strict` load, everything else does not."""
+
+    def __init__(self, inspector_of, shared) -> None:
+        self.inspector_of = inspector_of
+        self.shared = shared
+        self.loaded = []
+
+    def __call__(self, name, source):
+        version = source.bundle.strip("/")
+        if version not in ("good", "strict") or source.version not in (None, version):
+            raise CheckpointError("no such folder", where=source.bundle)
+        self.loaded.append(version)
+        inspector = self.inspector_of().with_threshold(0.5 if version == "good" else 0.1)
+        return ServedModel(name=name, version=version, inspector=inspector, shared=self.shared)
+
+
+@pytest.fixture
+def load(inspector_of, shared):
+    return Loader(inspector_of, shared)
+
+
+@pytest.fixture
+def replica(app_of, load, tmp_path):
+    """Makes the client of one more replica."""
+
+    def make():
+        model = load("pcb", Source(bundle="/good"))
+        return TestClient(app_of(model, load=load, files=StateFiles(str(tmp_path / "state"))))
+
+    return make
+
+
+def slot_of(client):
+    return client.app.state.service.keeper.slots["pcb"]
+
+
+def follow(client):
+    keeper = client.app.state.service.keeper
+    asyncio.run(keeper.look(keeper.slots["pcb"]))
+
+
+def inspect(client, picture):
+    return client.post(f"{V1}/inspect", files={"test": picture(80), "golden": picture(0)}).json()
+
+
+def listed(client):
+    (model,) = client.get("/v1/models").json()["models"]
+    return model
+
+
+def test_another_bundle_takes_over_and_goes_back(replica, picture):
+    client = replica()
+    assert inspect(client, picture)["prediction"] == "PASS"
+    answer = client.post(f"{V1}/swap", json={"bundle": "/strict"})
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["version"], answer.json()["previous"]) == ("strict", "good")
+    assert (inspect(client, picture)["prediction"], inspect(client, picture)["version"]) == ("FAIL", "strict")
+    assert client.post(f"{V1}/rollback").json()["version"] == "good"
+    assert inspect(client, picture)["prediction"] == "PASS"
+    assert client.post(f"{V1}/rollback").json()["version"] == "strict"
+
+
+def test_a_bundle_that_does_not_load_changes_nothing_and_is_seen(replica, picture):
+    client, other = replica(), replica()
+    refused = client.post(f"{V1}/swap", json={"bundle": "/broken"})
+    assert refused.status_code == 422 and "/broken" in refused.json()["detail"]
+    follow(other)
+    for each in (client, other):
+        assert listed(each)["version"] == "good" and listed(each)["failure"]["bundle"] == "/broken"
+        assert inspect(each, picture)["version"] == "good"
+    assert client.post(f"{V1}/swap", json={"bundle": "/strict"}).status_code == 200
+    assert listed(client)["failure"] is None
+    assert client.post(f"{V1}/swap", json={"bundle": "/good", "version": "other"}).status_code == 422
+
+
+def test_every_replica_follows_and_a_new_one_starts_with_it(replica, load, picture, tmp_path):
+    client, other = replica(), replica()
+    client.post(f"{V1}/swap", json={"bundle": "/strict"})
+    assert inspect(other, picture)["version"] == "good"
+    follow(other)
+    assert inspect(other, picture)["version"] == "strict"
+    loaded = len(load.loaded)
+    follow(other)
+    assert len(load.loaded) == loaded, "nothing is loaded twice"
+    other.post(f"{V1}/rollback")
+    follow(client)
+    assert inspect(client, picture)["version"] == "good"
+    files = StateFiles(str(tmp_path / "state"))
+    configured = (ModelSettings(name="pcb", bundle="/good"),)
+    assert _open("pcb", configured, load, files).active.version == "good"
+    renewed = (ModelSettings(name="pcb", bundle="/strict"),)
+    assert _open("pcb", renewed, load, files).active.version == "strict", "what is configured anew wins"
+
+
+def test_a_replica_that_cannot_follow_says_so_and_goes_on(replica, load, picture):
+    client, other = replica(), replica()
+    client.post(f"{V1}/swap", json={"bundle": "/strict"})
+    slot, keeper = slot_of(other), other.app.state.service.keeper
+    keeper._load_now = lambda name, _: load(name, Source(bundle="/gone"))
+    follow(other)
+    assert inspect(other, picture)["version"] == "good" and "/gone" in listed(other)["behind"]
+    keeper._load_now = load
+    follow(other)
+    assert inspect(other, picture)["version"] == "good", "not tried again at once"
+    slot.tried = (slot.tried[0], 0.0)
+    follow(other)
+    assert inspect(other, picture)["version"] == "strict" and listed(other)["behind"] is None
+
+
+def test_a_start_whose_bundle_is_gone_goes_back_to_the_one_before(replica, load, tmp_path):
+    client = replica()
+    client.post(f"{V1}/swap", json={"bundle": "/strict"})
+    files = StateFiles(str(tmp_path / "state"))
+    state = files.read("pcb")
+    files.write("pcb", state.changed(active=Source(bundle="/gone")))
+    slot = _open("pcb", state.configured, load, files)
+    assert slot.active.version == "good" and "/gone" in slot.failure
+    with pytest.raises(CheckpointError, match="no such folder"):
+        _open("pcb", (ModelSettings(name="pcb", bundle="/gone"),), load, None)
+
+
+def test_a_damaged_file_changes_nothing_until_the_next_change_replaces_it(replica, picture, tmp_path):
+    client, other = replica(), replica()
+    client.post(f"{V1}/swap", json={"bundle": "/strict"})
+    (file,) = tmp_path.rglob("pcb.model.json")
+    file.write_text("{")
+    follow(other)
+    assert inspect(other, picture)["version"] == "good" and "damaged" in listed(other)["behind"]
+    assert other.post(f"{V1}/swap", json={"bundle": "/strict"}).status_code == 200
+    assert listed(other)["behind"] is None
+
+
+def test_nothing_to_go_back_to_and_no_place_for_changes(replica, client, models):
+    assert replica().post(f"{V1}/rollback").status_code == 404
+    refused = client.post(f"{V1}/swap", json={"bundle": "/good"})
+    assert refused.status_code == 404 and "goldens_dir" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("bundle", ["http://192.0.2.1/x", "s3://elsewhere/bundle", "file:///x"])
+def test_bundles_come_from_configured_places_only(replica, bundle):
+    client = replica()
+    for refused in (
+        client.post(f"{V1}/swap", json={"bundle": bundle}),
+        client.put(f"{V1}/shadow", json={"bundle": bundle}),
+    ):
+        assert refused.status_code == 422 and refused.json()["type"].endswith("bundle-refused")
+
+
+def test_requests_under_way_end_with_the_model_they_began_with(replica):
+    client = replica()
+    old = slot_of(client).active
+    client.post(f"{V1}/swap", json={"bundle": "/strict"})
+    assert slot_of(client).active is not old
+    assert asyncio.run(old.queue.run(lambda: "alive")) == "alive"
+
+
+def test_a_shadow_sees_its_share_and_nobody_sees_it(replica, picture):
+    with replica() as client:
+        assert client.get(f"{V1}/shadow").status_code == 404
+        assert client.put(f"{V1}/shadow", json={"bundle": "/strict"}).json()["shadow"] == "strict"
+        assert {inspect(client, picture)["version"] for _ in range(5)} == {"good"}
+        until = time.monotonic() + 60
+        while (report := client.get(f"{V1}/shadow").json())["pairs"] < 5:
+            assert time.monotonic() < until, report
+            time.sleep(0.02)
+        assert (report["agreement"], report["only_candidate_fails"], report["mean_difference"]) == (0.0, 5, 0.0)
+        assert (report["active"], report["candidate"], report["drift"]) == ("good", "strict", 0.0)
+        other = replica()
+        follow(other)
+        while other.get(f"{V1}/shadow").json()["pairs"] < 5:  # what the first replica saw
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert client.delete(f"{V1}/shadow").status_code == 204
+        assert client.get(f"{V1}/shadow").status_code == 404
+        follow(other)
+        assert other.get(f"{V1}/shadow").status_code == 404
+        assert client.put(f"{V1}/shadow", json={"bundle": "/broken"}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "traffic",
+    [[0.5], [1.0, 1.0], [1.0, 0.5, 0.5]],
+)
+def test_a_name_has_one_bundle_that_answers(traffic):
+    models = [{"name": "pcb", "bundle": "b", "traffic": share} for share in traffic]
+    with pytest.raises(ValueError, match="all the traffic"):
+        ServiceSettings(models=models)
+
+
+def test_a_shadow_of_the_configuration_is_loaded(load):
+    configured = (ModelSettings(name="pcb", bundle="/good"), ModelSettings(name="pcb", bundle="/strict", traffic=0.2))
+    slot = _open("pcb", configured, load, None)
+    assert slot.shadow.traffic == 0.2 and slot.shadow.candidate.version == "strict"
+
+
+def test_new_settings_of_batches_reach_models_that_are_loaded_later(replica):
+    client = replica()
+    settings = ServiceSettings(models=[{"name": "pcb", "bundle": "/good"}])
+    running = SimpleNamespace(_settings=settings, _keeper=client.app.state.service.keeper)
+    Inspection.reconfigure(running, {"max_batch_size": 3, "batch_wait_timeout_s": 0.5})
+    assert slot_of(client).active.queue.settings.max_batch_size == 3
+    client.post(f"{V1}/swap", json={"bundle": "/strict"})
+    assert slot_of(client).active.queue.settings.max_batch_size == 3
+    with pytest.raises(ValueError, match="no batch could fill"):
+        Inspection.reconfigure(running, {"max_batch_size": 65})
