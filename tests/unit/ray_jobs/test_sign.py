@@ -15,7 +15,8 @@ from changenet.bundle import MANIFEST, read_bundle
 from changenet.errors import CheckpointError
 from changenet.signing import SIGNATURE
 from ray_jobs.cli import app
-from serve.inspector import load_models
+from serve.loading import open_models
+from serve.metrics import Metrics
 from serve.settings import ModelSettings, ServiceSettings
 
 
@@ -105,7 +106,7 @@ def test_a_service_refuses_what_was_tampered_with(case: str, signed: Path, key: 
         models=(ModelSettings(name="pcb", bundle=str(signed)),), trusted_keys=(Path(f"{key}.pub").read_text(),)
     )
     with pytest.raises(CheckpointError, match=words):  # what a replica does
-        load_models(settings)
+        open_models(settings, Metrics())
 
 
 def test_a_service_takes_bundles_of_a_trusted_key(signed: Path, key: Path, tmp_path: Path, taken: int) -> None:
@@ -117,7 +118,7 @@ def test_a_service_takes_bundles_of_a_trusted_key(signed: Path, key: Path, tmp_p
     assert "not trusted here" in error_of(run(*command[:3], "--trusted-key", f"{tmp_path}/other.pub"))
     assert "is a private key" in error_of(run(*command, "--trusted-key", key))
     settings = ServiceSettings(models=(ModelSettings(name="pcb", bundle=str(signed)),), trusted_keys=(f"{key}.pub",))
-    assert set(load_models(settings)) == {"pcb"}
+    assert set(open_models(settings, Metrics()).slots) == {"pcb"}
 
 
 def test_the_spec_may_demand_it_and_the_option_wins(signed: Path, key: Path, tmp_path: Path, taken: int) -> None:
