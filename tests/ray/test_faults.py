@@ -24,7 +24,7 @@ from ray_jobs.cluster import ENVIRONMENT
 Spec = Callable[..., str]
 pytestmark = pytest.mark.slow
 EPOCHS, STEPS = 14, 3  # of a run, of an epoch
-PATIENCE = 240  # seconds
+PATIENCE = 540  # seconds; other tests run beside these
 TWO = {"num_workers": 2, "resources_per_worker": {"CPU": 1}, "max_failures": 3}
 
 
