@@ -212,8 +212,13 @@ class Bundle:
 
     @cached_property
     def version(self) -> str:
-        """Twelve hexadecimal digits that change with the weights, the preprocessing or the threshold."""
-        return sha256(json.dumps(self.manifest.to_dict(), sort_keys=True).encode())[:12]
+        """Twelve hexadecimal digits that change with the weights, the preprocessing or the threshold.
+
+        Not with engines that were built from the bundle and added to it.
+        """
+        values = self.manifest.to_dict()
+        values["engines"] = values["engines"][:1]
+        return sha256(json.dumps(values, sort_keys=True).encode())[:12]
 
     @property
     def encrypted(self) -> bool:

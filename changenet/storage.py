@@ -83,7 +83,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         with fsspec.open(str(path), "rb") as file:
             content: bytes = file.read()
             return content
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise DataError("no such file", where=str(path), fix="Check the path.") from error
 
 
@@ -127,7 +127,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(target.stat().st_mode & 0o777 if target.exists() else 0o644)
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -27,6 +27,11 @@ class Verbs(typer.core.TyperGroup):
             for problem in error.problems:
                 err.print(f"error: {problem}", soft_wrap=True)
             raise typer.Exit(2) from None
+        except OSError as error:  # a full disk, a folder that cannot be made or written
+            if error.filename is None:
+                raise
+            err.print(f"error: {error.filename}: {error.strerror}. Choose another place, or make room.", soft_wrap=True)
+            raise typer.Exit(2) from None
         except (KeyboardInterrupt, SystemExit):  # SIGINT; SIGTERM, which Ray turns into an exit
             resumes = ctx.invoked_subcommand in ("train", "tune")
             err.print(

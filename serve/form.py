@@ -63,7 +63,7 @@ async def read_parts(
         texts_as_files: The text parts may be files as well.
 
     Raises:
-        HttpError: 400, or 415 where the body is something else.
+        HttpError: 400; 415 where the body is something else; 422 where a text is there twice.
     """
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "multipart/form-data":
         raise HttpError(415, "not-multipart", "Send the pictures as multipart/form-data.")
@@ -78,6 +78,9 @@ async def read_parts(
     texts: dict[str, str] = {}
     try:
         for name, value in form.multi_items():
+            if name in texts:
+                problem = f"the part {name!r} is there twice"
+                raise HttpError(422, "wrong-fields", f"Wrong fields: {problem}.", problems=[problem])
             if name in fields and texts_as_files and isinstance(value, UploadFile):
                 texts[name] = (await value.read()).decode("utf-8", errors="replace")
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -64,8 +65,8 @@ def create_app(
     app.add_middleware(
         BodyLimit,
         limit=limits.request_bytes,
-        ending="/inspect_batch",
-        ending_limit=limits.batch_bytes,
+        boards=re.compile(r"/v1/models/[^/]+/inspect_batch"),
+        board_limit=limits.batch_bytes,
         seconds=limits.request_seconds,
     )
     app.add_middleware(Envelope, metrics=metrics)

@@ -126,8 +126,8 @@ def add_key(path: str, name: str, *, admin: bool = False) -> str:
     Raises:
         SpecError: The name is taken or no name, or the file is wrong.
     """
-    before = storage.read_text(path) if storage.exists(path) else f"{HEADER}\n# name  scopes  hash\n"
     names = {key.name for key in read_keys(path)} if storage.exists(path) else set()
+    before = storage.read_text(path) if storage.exists(path) else f"{HEADER}\n# name  scopes  hash\n"
     key = _PREFIX + secrets.token_urlsafe(32)
     scopes = f"{Scope.INSPECT},{Scope.ADMIN}" if admin else str(Scope.INSPECT)
     if what := _wrong([name, scopes, digest_of(key)], names):

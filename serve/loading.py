@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +11,7 @@ from changenet import storage
 from changenet.bundle import is_bundle
 from changenet.errors import ChangeNetError, CheckpointError, DataError
 from changenet.inspection import Inspector
+from serve.drift import ScoreWindow, has_scores
 from serve.golden_cache import GoldenCache
 from serve.golden_registry import GoldenRegistry
 from serve.inspector import ServedModel, Shared
@@ -100,6 +102,20 @@ def load_model(name: str, source: Source, settings: ServiceSettings, shared: Sha
         CheckpointError: The bundle is missing, damaged, locked, another version, or not signed with a trusted key.
         EngineError: The engine cannot run on this machine, or computes other scores than at export.
     """
+    try:
+        served = _load(name, source, settings, shared)
+    except ChangeNetError:
+        raise
+    except Exception as error:  # what libraries say of a file that was made wrong
+        what = f"cannot be used ({type(error).__name__})"
+        raise CheckpointError(what, where=source.bundle, fix="Export the bundle again.") from error
+    if shared.registry is not None:
+        warm(served, shared.registry)
+    return served
+
+
+def _load(name: str, source: Source, settings: ServiceSettings, shared: Shared) -> ServedModel:
+    """Load one bundle and try out everything that an inspection needs of it."""
     if storage.exists(source.bundle) and not is_bundle(source.bundle):
         raise CheckpointError("is no bundle", where=source.bundle, fix="Run changenet export, and give its folder.")
     key = settings.encryption_key.get_secret_value() if settings.encryption_key else None
@@ -116,9 +132,13 @@ def load_model(name: str, source: Source, settings: ServiceSettings, shared: Sha
         what = f"is version {version}, not {source.version}"
         raise CheckpointError(what, where=source.bundle, fix="Keep every release in a folder of its own.")
     inspector.self_test()
+    description = inspector.description
+    if not math.isfinite(description.threshold.value):
+        raise CheckpointError("its threshold is no number", where=source.bundle, fix="Export the bundle again.")
+    if has_scores(description.validation_scores):
+        ScoreWindow(description.validation_scores, description.threshold.value)
     served = ServedModel(name=name, version=version, inspector=inspector, shared=shared, batching=settings.batching)
-    if shared.registry is not None:
-        warm(served, shared.registry)
+    served.facts()
     return served
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -94,16 +95,16 @@ class BodyLimit:
     Args:
         app: What is protected.
         limit: Bytes of a body.
-        ending: Paths that end so have a limit of their own.
-        ending_limit: That one.
+        boards: Paths that have a limit of their own.
+        board_limit: That one.
         seconds: How long a body may take.
     """
 
-    def __init__(self, app: ASGIApp, *, limit: int, ending: str, ending_limit: int, seconds: float) -> None:
+    def __init__(self, app: ASGIApp, *, limit: int, boards: re.Pattern[str], board_limit: int, seconds: float) -> None:
         self.app = app
         self.limit = limit
-        self.ending = ending
-        self.ending_limit = ending_limit
+        self.boards = boards
+        self.board_limit = board_limit
         self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,7 +112,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self.ending_limit if scope["path"].endswith(self.ending) else self.limit
+        limit = self.board_limit if self.boards.fullmatch(scope["path"]) else self.limit
         detail = f"The body has more than {limit} bytes."
         too_large = problem_response(HttpError(413, "request-too-large", detail), request_id_of(scope))
         headers = Headers(scope=scope)

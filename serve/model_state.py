@@ -100,13 +100,13 @@ class StateFiles:
         """Let every replica follow."""
         storage.write_text(self._path(model), state.model_dump_json(indent=2))
 
-    def write_tally(self, model: str, candidate: str, replica: str, text: str) -> None:
-        """Keep what a replica saw of a candidate."""
-        storage.write_text(storage.join(self._shadow(model, candidate), f"{replica}.json"), text)
+    def write_tally(self, model: str, compared: str, replica: str, text: str) -> None:
+        """Keep what a replica saw of a candidate; `compared` names it and the model that it ran beside."""
+        storage.write_text(storage.join(self._shadow(model, compared), f"{replica}.json"), text)
 
-    def read_tallies(self, model: str, candidate: str) -> dict[str, str]:
-        """Return what each replica saw of a candidate, by replica."""
-        folder = self._shadow(model, candidate)
+    def read_tallies(self, model: str, compared: str) -> dict[str, str]:
+        """Return what each replica saw, by replica."""
+        folder = self._shadow(model, compared)
         names = storage.names_inside(folder)
         return {
             name.removesuffix(".json"): storage.read_text(storage.join(folder, name))
@@ -114,8 +114,8 @@ class StateFiles:
             if name.endswith(".json")
         }
 
-    def _shadow(self, model: str, candidate: str) -> str:
-        return storage.join(self.folder, f"{model}.shadow", candidate)
+    def _shadow(self, model: str, compared: str) -> str:
+        return storage.join(self.folder, f"{model}.shadow", compared)
 
     def _path(self, model: str) -> str:
         return storage.join(self.folder, f"{model}.model.json")

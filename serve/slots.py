@@ -122,8 +122,7 @@ class ModelKeeper:
             raise HttpError(404, "no-shadow", f"{slot.name!r} has no shadow.")
         total = slot.shadow.tally
         if self._files is not None:
-            identity = slot.shadow.candidate.identity
-            kept = await asyncio.to_thread(self._files.read_tallies, slot.name, identity)
+            kept = await asyncio.to_thread(self._files.read_tallies, slot.name, _compared(slot.active, slot.shadow))
             for replica, text in kept.items():
                 total = total if replica == self._replica else total.plus(Tally.model_validate_json(text))
         return slot.shadow, total
@@ -155,8 +154,8 @@ class ModelKeeper:
                     logger.error("%r stays at version %s: %s", slot.name, slot.active.version, error)
             if slot.shadow is not None and slot.shadow.unsaved:
                 slot.shadow.unsaved = False
-                identity, text = slot.shadow.candidate.identity, slot.shadow.tally.model_dump_json()
-                await asyncio.to_thread(self._files.write_tally, slot.name, identity, self._replica, text)
+                compared, text = _compared(slot.active, slot.shadow), slot.shadow.tally.model_dump_json()
+                await asyncio.to_thread(self._files.write_tally, slot.name, compared, self._replica, text)
 
     async def _newest(self, slot: ModelSlot) -> ModelState:
         if self._files is None:
@@ -177,7 +176,9 @@ class ModelKeeper:
 
     async def _replace(self, slot: ModelSlot, state: ModelState, source: Source) -> None:
         loaded = await self._load(slot, state, source)
-        before = state.active if state.active.version else _pinned(state.active, slot.active)
+        before: Source | None = state.active if state.active.version else _pinned(state.active, slot.active)
+        if loaded.identity == slot.active.identity:  # asked for twice: there is still the one before to go back to
+            before = state.previous
         state = state.changed(active=_pinned(source, loaded), previous=before, failure=None)
         await self._apply(slot, state, active=loaded, write=True)
 
@@ -208,7 +209,8 @@ class ModelKeeper:
             active = slot.active if same else await asyncio.to_thread(self._load_now, slot.name, state.active)
         if shadow is None and state.shadow is not None:
             if slot.shadow is not None and state.shadow == slot.state.shadow:
-                shadow = slot.shadow
+                # Beside another model it begins to count anew.
+                shadow = slot.shadow if active is slot.active else Shadow(slot.shadow.candidate, state.shadow.traffic)
             else:
                 loaded = await asyncio.to_thread(self._load_now, slot.name, state.shadow.source)
                 shadow = Shadow(loaded, state.shadow.traffic)
@@ -221,6 +223,10 @@ class ModelKeeper:
         for model in old:
             if id(model) not in kept:
                 asyncio.get_running_loop().call_later(self._close_after, model.queue.close)
+
+
+def _compared(active: ServedModel, shadow: Shadow) -> str:
+    return f"{active.identity}.{shadow.candidate.identity}"
 
 
 def _pinned(source: Source, loaded: ServedModel) -> Source:

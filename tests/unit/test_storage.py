@@ -66,6 +66,18 @@ def test_a_pointer_to_nothing_is_nothing(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.txt"):
         storage.read_bytes(tmp_path / "gone.txt")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/inside"):
+        storage.read_bytes(tmp_path / "file" / "inside")
+
+
+def test_a_file_that_is_replaced_keeps_who_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    storage.write_text(path, "old")
+    assert path.stat().st_mode & 0o777 == 0o644
+    path.chmod(0o600)
+    storage.write_text(path, "new")
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_second_run_in_the_folder_is_told_who_is_there(tmp_path: Path) -> None:

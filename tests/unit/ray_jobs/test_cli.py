@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Callable
@@ -65,6 +66,18 @@ def test_overrides_reach_the_verb(write_spec: Callable[..., str]) -> None:
     answer = runner.invoke(app, ["check", "-e", write_spec(), "dataset.classify.image_ext=.bmp"])
     assert answer.exit_code == 2
     assert ".bmp" in answer.output
+
+
+def test_a_place_that_cannot_be_written_is_one_line(
+    write_spec: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "/disk/model.onnx")
+
+    monkeypatch.setattr(check, "run", full)
+    answer = runner.invoke(app, ["check", "-e", write_spec()])
+    assert answer.exit_code == 2
+    assert "error: /disk/model.onnx: No space left on device" in answer.stderr
 
 
 def test_a_failing_program_is_exit_code_1(write_spec: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,8 @@ def test_boards_have_limits_of_their_own(client_of, picture):
     assert post(client, [row(n, "t") for n in "abc"], parts).status_code == 413
     assert post(client, [row("a", "t")], parts | {"x": bytes(3000)}).status_code == 413
     assert post(client, [row("a", "t")], parts | {name: picture() for name in "wxyz"}).status_code == 400
+    like_a_board = client.put("/v1/models/pcb/goldens/inspect_batch", files={"golden": picture() + bytes(1000)})
+    assert like_a_board.status_code == 413
 
 
 def test_a_board_takes_the_places_of_as_many_requests_as_it_may_be_larger(client_of, picture):

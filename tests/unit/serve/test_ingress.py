@@ -137,6 +137,11 @@ def test_text_where_a_file_belongs_is_400(client, picture):
     problem(post(client, {"test": picture(), "golden_id": b"R1"}), 400, "wrong-part")
 
 
+def test_a_text_that_is_there_twice_is_422(client, picture):
+    files = {"test": picture(), "golden": picture()}
+    problem(post(client, files, data={"threshold": ["0.1", "0.9"]}), 422, "wrong-fields")
+
+
 def test_a_body_that_is_no_multipart_is_refused(client):
     problem(client.post("/v1/models/pcb/inspect", json={}), 415, "not-multipart")
     form = {"content-type": "multipart/form-data; boundary=x"}

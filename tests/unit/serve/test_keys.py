@@ -59,6 +59,8 @@ def test_what_is_no_file_of_keys_is_refused(file, content):
     Path(file).write_bytes(content.encode("latin-1"))
     with pytest.raises(SpecError):
         read_keys(file)
+    with pytest.raises(SpecError):
+        add_key(file, "line")
 
 
 def test_all_wrong_lines_are_told_and_none_is_shown(file):

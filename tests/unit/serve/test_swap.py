@@ -80,6 +80,13 @@ def test_another_bundle_takes_over_and_goes_back(replica, picture):
     assert client.post(f"{V1}/rollback").json()["version"] == "strict"
 
 
+def test_the_same_bundle_twice_leaves_the_one_before_to_go_back_to(replica):
+    client = replica()
+    for _ in range(2):
+        assert client.post(f"{V1}/swap", json={"bundle": "/strict"}).json()["previous"] == "good"
+    assert client.post(f"{V1}/rollback").json()["version"] == "good"
+
+
 def test_a_bundle_that_does_not_load_changes_nothing_and_is_seen(replica, picture):
     client, other = replica(), replica()
     refused = client.post(f"{V1}/swap", json={"bundle": "/broken"})
@@ -190,6 +197,8 @@ def test_a_shadow_sees_its_share_and_nobody_sees_it(replica, picture):
         while other.get(f"{V1}/shadow").json()["pairs"] < 5:  # what the first replica saw
             assert time.monotonic() < until
             time.sleep(0.02)
+        client.post(f"{V1}/swap", json={"bundle": "/strict"})
+        assert client.get(f"{V1}/shadow").json()["pairs"] == 0, "beside another model it begins anew"
         assert client.delete(f"{V1}/shadow").status_code == 204
         assert client.get(f"{V1}/shadow").status_code == 404
         follow(other)

@@ -1,0 +1,78 @@
+"""Bundles that are whole, as their digests say, and wrong all the same: made by a faulty program, or by hand."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from changenet.bundle import MANIFEST, SELFTEST, add_engine, read_bundle, sha256
+from changenet.errors import CheckpointError
+from serve.loading import open_models
+from serve.metrics import Metrics
+from serve.settings import ModelSettings, ServiceSettings
+
+
+def served(folder: Path):
+    settings = ServiceSettings(models=(ModelSettings(name="pcb", bundle=str(folder)),))
+    return open_models(settings, Metrics()).slots["pcb"].active
+
+
+@pytest.fixture
+def changed(bundle_folder: Path, tmp_path: Path):
+    """Copies a bundle with another manifest or other files, whose digests are right."""
+
+    def change(manifest=lambda _: None, **files: bytes) -> Path:
+        folder = Path(shutil.copytree(bundle_folder, tmp_path / "changed"))
+        values = json.loads((folder / MANIFEST).read_text())
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+            at = values["selftest"] if name == SELFTEST else values["engines"][0]
+            at["sha256"] = sha256(content) if name == SELFTEST else {**at["sha256"], name: sha256(content)}
+        manifest(values)
+        (folder / MANIFEST).write_text(json.dumps(values))
+        return folder
+
+    return change
+
+
+def small_selftest() -> bytes:
+    buffer = io.BytesIO()
+    picture = np.zeros((2, 3, 8, 8), np.uint8)
+    np.savez(buffer, test=picture, golden=picture, scores=np.zeros(2, np.float32))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"no archive", small_selftest()], ids=["no-archive", "other-size"])
+def test_a_self_test_that_cannot_be_run_is_one_line(changed, content: bytes) -> None:
+    folder = changed(**{SELFTEST: content})
+    with pytest.raises(CheckpointError, match=r"changed: .*Export the bundle again") as caught:
+        served(folder)
+    assert "pickle" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("threshold", {"value": "0.5", "policy": "recall"}),
+        ("threshold", {"value": float("nan"), "policy": "recall"}),
+        ("validation_scores", {"edges": "x", "PASS": [1], "defect": [1]}),
+        ("validation_scores", {"edges": [0, 1], "PASS": [1]}),
+    ],
+)
+def test_what_every_inspection_needs_is_tried_before_the_first(changed, key: str, value: object) -> None:
+    folder = changed(lambda values: values.update({key: {**values[key], **value} if key == "threshold" else value}))
+    with pytest.raises(CheckpointError, match="changed"):
+        served(folder)
+
+
+def test_engines_that_are_added_leave_the_version(bundle_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bundle_folder, tmp_path / "bundle")
+    before = read_bundle(folder)
+    (entry,) = before.manifest.engines
+    content = b"an engine"
+    added = type(entry)("gpu", "tensorrt", "fp16", {"pair.engine": sha256(content)}, entry.parity)
+    assert add_engine(before, added, {"pair.engine": content}).version == before.version
+    assert read_bundle(folder).version == served(folder).version == before.version
