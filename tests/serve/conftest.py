@@ -1,4 +1,4 @@
-"""One real service on a real local Ray for all tests of this folder: tiny untrained networks, real bundles."""
+"""One real service on a real local Ray for the tests of a module: tiny untrained networks, real bundles."""
 
 import io
 import os
@@ -76,7 +76,7 @@ def successor(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Ray ends with it: other folders start their own
 def service(bundles: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from ray_jobs.serve import free_port, start  # before ray: it switches usage statistics off
     from serve.settings import ModelSettings, ServiceSettings
