@@ -156,7 +156,7 @@ def test_a_network_with_several_goldens_and_a_distance_become_engines(make_check
 
     for changes in ({"num_golden": 2, "learnable_difference_modules": 2}, {"difference_module": "euclidean"}):
         network = build_network(make_checkpoint(**changes))
-        graphs = {name: graph.SerializeToString() for name, graph in export_graphs(network).items()}
+        graphs = export_graphs(network)
         built = build_plans(graphs, replace(ADA, precision="fp16"), goldens=network.num_golden)
         assert set(built.plans) == {name.replace(".onnx", ".engine") for name in graphs}
 
