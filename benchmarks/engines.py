@@ -142,8 +142,9 @@ def speed(name: str, lights: int, chosen: argparse.Namespace) -> None:
 
 def trace(name: str, lights: int, integers: bool) -> dict[str, dict[str, bytes]]:
     """Return the graphs as export and quantize write them, by row and by file name."""
-    from changenet.export.graphs import assemble, trace_parts
+    from changenet.export.graphs import assemble
     from changenet.export.int8 import quantizable, quantize_parts
+    from changenet.export.trace import trace_parts
     from changenet.model.merging import merged
 
     network = build(name, lights)
@@ -318,8 +319,9 @@ def judge(path: str, spec: str) -> dict[str, tuple[str, str, str]]:
     from changenet.engines.onnxruntime import OnnxRuntimeEngine
     from changenet.engines.torch import TorchEngine
     from changenet.evaluation.comparison import compare_engines
-    from changenet.export.graphs import assemble, trace_parts
+    from changenet.export.graphs import assemble
     from changenet.export.int8 import quantizable, quantize_parts
+    from changenet.export.trace import trace_parts
     from changenet.model.merging import merged
     from changenet.spec import load_spec
     from changenet.training.checkpoint import build_network, load_checkpoint

@@ -111,8 +111,9 @@ def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet
 
 
 def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
-    from changenet.export.graphs import assemble, trace_parts
+    from changenet.export.graphs import assemble
     from changenet.export.int8 import quantizable, quantize_parts
+    from changenet.export.trace import trace_parts
     from changenet.model.merging import merged
 
     layers = _layers(experiment, network, quantizable)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse
+from starlette.routing import compile_path
 
 import changenet
 from serve import admin, board, goldens, open_inference
@@ -65,7 +65,7 @@ def create_app(
     app.add_middleware(
         BodyLimit,
         limit=limits.request_bytes,
-        boards=re.compile(r"/v1/models/[^/]+/inspect_batch"),
+        boards=compile_path(board.ROUTE)[0],
         board_limit=limits.batch_bytes,
         seconds=limits.request_seconds,
     )

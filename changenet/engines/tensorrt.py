@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from changenet import encryption, storage
-from changenet.bundle import Bundle, is_bundle, read_bundle
+from changenet.bundle import Bundle, is_bundle, read_bundle, sha256
 from changenet.description import ModelDescription
 from changenet.engines.interface import Array, Arrays, Engine
 from changenet.errors import CheckpointError, DataError, EngineError
@@ -77,7 +76,7 @@ def write_engine_file(
     note = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "sha256": hashlib.sha256(stored).hexdigest(),
+        "sha256": sha256(stored),
         "tag": tag.to_dict(),
         "description": description.to_dict() if description else None,
     }
@@ -145,7 +144,7 @@ def _open_engine_file(path: str, encryption_key: str | None) -> TensorRtFiles:
             stored = storage.read_bytes(path)
         except DataError as error:
             raise CheckpointError("there is no such file", where=path, fix=again) from error
-        if hashlib.sha256(stored).hexdigest() != digest:
+        if sha256(stored) != digest:
             raise CheckpointError("changed since it was written (SHA-256 differs)", where=path, fix=again)
         if not encryption.is_sealed(stored):
             return stored

@@ -18,7 +18,7 @@ from torch import nn
 
 from changenet.engines.onnxruntime import import_onnxruntime
 from changenet.errors import EngineError
-from changenet.export.graphs import Parts
+from changenet.export.trace import Parts
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
 _BINS = 128  # of a histogram to begin with, and of 8 bits; ONNX Runtime's own choice

@@ -31,9 +31,10 @@ from changenet.engines.onnxruntime import OnnxRuntimeEngine, import_onnxruntime
 from changenet.engines.torch import TorchEngine
 from changenet.errors import CheckpointError, EngineError
 from changenet.evaluation.comparison import compare_engines
-from changenet.export.graphs import MIN_OPSET, export_graphs, fix_batch, supported_opset
+from changenet.export.graphs import export_graphs, fix_batch, supported_opset
 from changenet.export.parity import check_parity, make_pairs
 from changenet.export.qdq import qdq_graphs
+from changenet.export.trace import MIN_OPSET
 from changenet.model.merging import merged
 from changenet.quantization.file import QuantizedCheckpoint
 from changenet.training.checkpoint import Checkpoint, build_network

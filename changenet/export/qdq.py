@@ -5,8 +5,9 @@ from __future__ import annotations
 from changenet.engines.onnxruntime import OnnxRuntimeEngine
 from changenet.engines.torch import TorchEngine
 from changenet.errors import CheckpointError
-from changenet.export.graphs import TORCHSCRIPT_OPSET, assemble, trace_parts
+from changenet.export.graphs import assemble
 from changenet.export.parity import check_parity
+from changenet.export.trace import TORCHSCRIPT_OPSET, trace_parts
 from changenet.quantization.file import QuantizedCheckpoint, build_quantized
 
 # A value between two steps of 8 bits is rounded up by one runtime and down by another.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from changenet.bundle import sha256
 from changenet.errors import CheckpointError, EngineError
 from changenet.tensorrt.package import TensorRt, import_tensorrt
 from changenet.tensorrt.precision import Rule, check_rules, quantized_format, with_precision
@@ -113,7 +113,7 @@ def build_plans(
         gpu=gpu.name or None,
         precision=precision,
         batch=settings.batch,
-        sources={engine_name(name): hashlib.sha256(content).hexdigest() for name, content in graphs.items()},
+        sources={engine_name(name): sha256(content) for name, content in graphs.items()},
     )
     return Built(plans, tag, builder.timing_cache)
 

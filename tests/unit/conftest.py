@@ -90,7 +90,7 @@ def checkpoint_file(checkpoint: Any, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def parts(checkpoint: Any) -> Any:
     """Return the traced pieces of the tiny network."""
-    from changenet.export.graphs import trace_parts
+    from changenet.export.trace import trace_parts
     from changenet.training.checkpoint import build_network
 
     return trace_parts(build_network(checkpoint))

@@ -8,8 +8,9 @@ import pytest
 from torch import nn
 
 from changenet.engines.onnxruntime import OnnxRuntimeEngine
-from changenet.export.graphs import Parts, assemble, trace_parts
+from changenet.export.graphs import assemble
 from changenet.export.int8 import Observer, quantizable, quantize_parts
+from changenet.export.trace import Parts, trace_parts
 from changenet.training.checkpoint import build_network
 
 

@@ -13,8 +13,8 @@ from changenet.bundle import read_bundle
 from changenet.engines import load_engine
 from changenet.engines.torch import TorchEngine
 from changenet.errors import CheckpointError, DataError, EngineError
-from changenet.export import graphs
 from changenet.export import onnx as onnx_export
+from changenet.export import trace
 from changenet.export.onnx import export_bundle, weights_digest
 from changenet.export.parity import check_parity, make_pairs
 from changenet.inspection import Inspector
@@ -99,7 +99,7 @@ def test_euclidean_bundle_with_a_fixed_pair_batch_and_a_small_opset(make_checkpo
 def test_weights_too_large_for_one_file_lie_beside_the_graphs(
     checkpoint, pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graphs, "ONNX_LIMIT", 10_000)
+    monkeypatch.setattr(trace, "ONNX_LIMIT", 10_000)
     folder, file = tmp_path / "bundle", tmp_path / "model.onnx"
     export_bundle(checkpoint, folder, onnx_file=file, batch_size=5)
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}

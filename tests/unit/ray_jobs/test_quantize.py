@@ -13,7 +13,7 @@ from changenet.bundle import read_bundle
 from changenet.engines import engine_of
 from changenet.errors import CheckpointError, EngineError, SpecError
 from changenet.evaluation.cost import Cost
-from changenet.export import graphs
+from changenet.export import trace
 from changenet.spec import load_spec
 from ray_jobs import export, quantize
 from ray_jobs.evaluate import comparison_of
@@ -92,7 +92,7 @@ def test_with_a_key_only_ciphertext_is_written(spec, tmp_path) -> None:
 @pytest.fixture
 def with_pairs(spec: str, pair_folder: Path, parts, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the spec with a training and a validation set; the network has been traced already."""
-    monkeypatch.setattr(graphs, "trace_parts", lambda _: parts)
+    monkeypatch.setattr(trace, "trace_parts", lambda _: parts)
     values = yaml.safe_load(Path(spec).read_text())
     values["dataset"] = {
         "classify": {

@@ -164,7 +164,8 @@ def test_a_network_with_several_goldens_and_a_distance_become_engines(make_check
 @pytest.mark.slow
 def test_what_modelopt_quantized_becomes_engines(checkpoint, pairs) -> None:
     pytest.importorskip("modelopt")
-    from changenet.export.graphs import TORCHSCRIPT_OPSET, assemble, trace_parts
+    from changenet.export.graphs import assemble
+    from changenet.export.trace import TORCHSCRIPT_OPSET, trace_parts
     from changenet.quantization import modelopt
     from changenet.quantization.layers import candidates
     from changenet.training.checkpoint import build_network
