@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from changenet import storage
-from changenet.errors import ChangeNetError, DataError, Problem, SpecError
+from changenet.errors import DataError, Problem, SpecError
 from changenet.spec import Experiment
 from changenet.spec.workers import unshared_batch
 from ray_jobs.checkpoint_files import LATEST, file_name
@@ -78,6 +78,7 @@ def make_trainer(
     import ray.train
     from ray.train.torch import TorchTrainer
 
+    from ray_jobs.restarts import Restarts
     from ray_jobs.train_worker import train_worker
 
     settings = experiment.train
@@ -106,20 +107,9 @@ def make_trainer(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
             storage_path=settings.ray.storage_path or storage.absolute(storage.join(folder, ".ray")),
             failure_config=ray.train.FailureConfig(max_failures=settings.ray.max_failures),
-            callbacks=list(callbacks),
+            callbacks=[Restarts(board), *callbacks],
         ),
     )
-
-
-def cause(error: BaseException) -> BaseException:
-    """Return the error of ours that made the workers fail, or the error itself."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        inner: BaseException | None = failure
-        while inner is not None:
-            if isinstance(inner, ChangeNetError):
-                return inner
-            inner = getattr(inner, "cause", None) or inner.__cause__
-    return error
 
 
 def _check_files(sources: Sequence[PairSource]) -> None:

@@ -21,10 +21,11 @@ from changenet.spec import Experiment
 from changenet.spec.sweep import Sweep, with_values
 from ray_jobs.action import Action
 from ray_jobs.checkpoint_files import checkpoint_name
+from ray_jobs.failures import ours
 from ray_jobs.follow import Board, log_to, start_board
 from ray_jobs.metrics_csv import read_epochs
 from ray_jobs.stopping import in_background
-from ray_jobs.train_run import cause, make_trainer, prepare
+from ray_jobs.train_run import make_trainer, prepare
 from ray_jobs.workers import Workers
 
 METRIC = "objective"
@@ -226,7 +227,7 @@ class TrialRun(tune.Trainable):
         try:
             self._outcome.result()
         except ray.train.TrainingFailedError as error:
-            raise cause(error) from error
+            raise ours(error) or error from error
         if failure := ray.get(self._board.failure.remote()):
             raise failure
 
