@@ -93,7 +93,7 @@ def follow(title: str) -> Iterator[Any]:
 
     board = start_board()
     ended = threading.Event()
-    waiting = _Waiting()
+    waiting = Waiting()
     with progress() as bar:
         task = bar.add_task(title, total=None)
 
@@ -121,7 +121,7 @@ def follow(title: str) -> Iterator[Any]:
                 look()
 
 
-class _Waiting:
+class Waiting:
     """Says so when workers take long to start: Ray tries again without end, and without a word to the user."""
 
     def __init__(self) -> None:

@@ -92,7 +92,7 @@ def _search(
     from ray_jobs.follow import start_board
     from ray_jobs.trial import TrialRun, TrialSetup
     from ray_jobs.tune_board import TuneBoard
-    from ray_jobs.tune_search import make_scheduler, make_search
+    from ray_jobs.tune_search import make_scheduler, make_search, replay
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what happens to trials, we say
     settings, left = experiment.train, total - len(state.over)
@@ -125,7 +125,9 @@ def _search(
     open_spec = experiment.model_copy(update={"encryption_key": None})  # Ray Tune writes down what it calls
 
     def name(trial: Any) -> str:
-        return state.begin(trial.config, sweep.values(open_spec, trial.config)).name
+        mine = state.begin(trial.config, sweep.values(open_spec, trial.config))
+        replay(scheduler, state, mine, objective, seen_as=trial)
+        return mine.name
 
     with TuneBoard(state, total=total, num_epochs=settings.num_epochs, board=board) as progress:
         tuner = tune.Tuner(

@@ -122,8 +122,10 @@ def plan_trials(section: RayWorkers, *, asked_gpus: int, trials: int, limit: int
     Raises:
         SpecError: The cluster has no room for one trial, and none comes.
     """
+    # Of a cluster without CPUs yet, what comes for the first trial is not for all of them.
+    written = "CPU" in (section.resources_per_worker or {}) or not any(cpus for cpus, _ in cluster.nodes())
     workers = plan_workers(section, asked_gpus=asked_gpus)
-    each, written = workers.count[1], "CPU" in (section.resources_per_worker or {})
+    each = workers.count[1]
     nodes = [(cpus, gpus) for cpus, gpus in cluster.nodes() if cpus]
     if written:
         fitting = sum(int(cpus / workers.cpus + 1e-6) for cpus, _ in nodes) // each
