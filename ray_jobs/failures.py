@@ -65,7 +65,7 @@ def cluster_failure(error: BaseException) -> Problem | None:
             return None
         if (told := next((_TOLD[name] for name in names if name in _TOLD), None)) is not None:
             what, fix = told
-            return Problem(f"{what} ({names[0]}: {_last_words(each)})", fix=fix)
+            return Problem(f"{what} ({names[0]}: {last_words(each)})", fix=fix)
     return None
 
 
@@ -82,6 +82,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     yield error
 
 
-def _last_words(error: BaseException) -> str:
+def last_words(error: BaseException) -> str:
+    """Return the last line of an error's text: of a traceback, what went wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else "no reason given")[:_LONGEST]

@@ -18,7 +18,7 @@ from changenet.spec.sweep import Sweep, load_sweep
 from changenet.spec.sweep_file import DEFAULT_TRIALS
 from ray_jobs import cluster
 from ray_jobs.action import Action
-from ray_jobs.shared_storage import check_shared
+from ray_jobs.shared_storage import check_shared, mark
 from ray_jobs.train import with_seed
 from ray_jobs.train_run import check_share, prepare
 from ray_jobs.tune_results import best_trial, write_results
@@ -107,10 +107,13 @@ def _search(
         "%d trials, %d at once, each with %d worker(s) of %g CPUs.", left, at_once, workers.count[1], workers.cpus
     )
     board = start_board()
+    run_name, trials = time.strftime("%Y%m%d-%H%M%S"), storage.absolute(action.path("trials"))
+    mark(trials, run_name)
     setup = TrialSetup(
         experiment=experiment,
         sweep=sweep,
-        folder=storage.absolute(action.path("trials")),
+        folder=trials,
+        run=run_name,
         objective=objective,
         workers=workers,
         board=board,
@@ -143,7 +146,7 @@ def _search(
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                name=time.strftime("%Y%m%d-%H%M%S"),
+                name=run_name,
                 storage_path=settings.ray.storage_path or storage.absolute(action.path(".ray")),
                 failure_config=tune.FailureConfig(max_failures=settings.ray.max_failures),
                 callbacks=[progress],

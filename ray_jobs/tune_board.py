@@ -13,7 +13,7 @@ from rich.live import Live
 
 from changenet.spec.rendering import flow
 from ray_jobs.console import err, result_table
-from ray_jobs.failures import cluster_failure, ours
+from ray_jobs.failures import cluster_failure, last_words, ours
 from ray_jobs.tune_state import SweepState, Trial
 
 logger = logging.getLogger(__name__)
@@ -92,8 +92,8 @@ class TuneBoard(tune.Callback):
         """Note why a trial failed; the sweep goes on."""
         mine, error = self._state.trials[str(trial)], _error_of(trial)
         mine.status = "failed" if ours(error) else "crashed"
-        told = ours(error) or (error and cluster_failure(error)) or error or "the process of the trial ended"
-        mine.error = " ".join(str(told).split())
+        told = ours(error) or (error and (cluster_failure(error) or last_words(error)))
+        mine.error = " ".join(str(told or "the process of the trial ended").split())
         self._look()
         logger.warning("Trial %s %s: %s", mine.name, mine.status, mine.error)
         self._changed()

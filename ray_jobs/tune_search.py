@@ -15,8 +15,8 @@ from ray.tune.search.optuna import OptunaSearch
 from changenet.evaluation.objective import Objective
 from changenet.spec.dimension import Dimension
 from changenet.spec.sweep import Sweep
+from ray_jobs.curve import EPOCHS, METRIC
 from ray_jobs.metrics_csv import read_epochs
-from ray_jobs.trial import EPOCHS, METRIC
 from ray_jobs.tune_state import SweepState, Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what happens to trials, we say

@@ -12,7 +12,7 @@ import yaml
 
 from changenet.evaluation.objective import Objective
 from changenet.spec.sweep import load_sweep
-from ray_jobs.trial import EPOCHS, METRIC
+from ray_jobs.curve import EPOCHS, METRIC
 from ray_jobs.tune_search import make_scheduler, replay
 from ray_jobs.tune_state import SweepState, Trial
 
