@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 
@@ -16,7 +17,7 @@ _LESS = (
 _ROOM = "See `ray status`; ask for fewer workers or resources, or add nodes."
 # By the name of the exception or of one that it is derived from; Ray moves its classes, and keeps their names.
 _TOLD: Mapping[str, tuple[str, str]] = {
-    "OutOfMemoryError": ("a machine ran out of memory, and Ray ended a worker there", _LESS),
+    "OutOfMemoryError": ("a machine ran out of memory", _LESS),
     "OutOfDiskError": (
         "the disk of a machine is full",
         "Make room in its temporary folder, then run the same command again.",
@@ -47,6 +48,8 @@ _TOLD: Mapping[str, tuple[str, str]] = {
     "LocalRayletDiedError": ("the Ray of this machine is gone", _AGAIN),
     "ObjectLostError": ("what a machine held is gone with it", _AGAIN),
 }
+# What the workers that are left say, which PyTorch raises without a class of its own.
+_LOST_TOUCH = re.compile(r"gloo|nccl|Connection (closed|reset) by peer", re.IGNORECASE)
 _LONGEST = 300  # characters of Ray's own words
 
 
@@ -63,7 +66,10 @@ def cluster_failure(error: BaseException) -> Problem | None:
         names = [kind.__name__ for kind in type(each).__mro__]
         if getattr(each, "_actor_init_failed", False):  # not the cluster: an error in our code that starts the process
             return None
-        if (told := next((_TOLD[name] for name in names if name in _TOLD), None)) is not None:
+        told = next((_TOLD[name] for name in names if name in _TOLD), None)
+        if told is None and isinstance(each, RuntimeError) and _LOST_TOUCH.search(str(each)):
+            told = "a worker lost touch with the others", _AGAIN
+        if told is not None:
             what, fix = told
             return Problem(f"{what} ({names[0]}: {last_words(each)})", fix=fix)
     return None

@@ -22,8 +22,10 @@ class Restarts(ray.train.UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
         """Tell the first reason that is the cluster's; what is ours, the driver tells."""
-        self._board.show.remote("Starting workers", 0, None)
         errors = list(worker_exceptions.values())
+        if any(map(ours, errors)):
+            return
+        self._board.show.remote("Starting workers", 0, None)
         told = next((problem for problem in map(cluster_failure, errors) if problem), None)
-        if told is not None and not any(map(ours, errors)):
+        if told is not None:
             self._board.log.remote(__name__, logging.WARNING, f"The workers stopped: {told.what}.")

@@ -26,6 +26,10 @@ from ray_jobs.failures import cluster_failure, ours
         (ray.exceptions.ActorDiedError(), "a process of the run, or its machine, is gone"),
         (ray.exceptions.GetTimeoutError("60 s"), "did not answer in time"),
         (ray.exceptions.NodeDiedError("10.0.0.2"), "a machine of the run is gone"),
+        (
+            WorkerGroupError("rank 0", {0: RuntimeError("[gloo] Connection closed by peer")}),
+            "lost touch with the others",
+        ),
     ],
 )
 def test_a_failure_of_the_cluster_is_one_line_and_exit_code_1(
