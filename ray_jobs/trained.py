@@ -21,8 +21,8 @@ from changenet.bundle import MANIFEST, is_bundle
 from changenet.data.pairs import PairSource
 from changenet.description import ModelDescription, Threshold
 from changenet.engines import PRECISIONS
-from changenet.engines.tensorrt import RUNTIME as TENSORRT
-from changenet.engines.tensorrt import open_files
+from changenet.engines.tensorrt_files import RUNTIME as TENSORRT
+from changenet.engines.tensorrt_files import open_files
 from changenet.errors import ChangeNetError, CheckpointError, EngineError, Problem, SpecError
 from changenet.evaluation.thresholds import fit_threshold
 from changenet.spec import Experiment

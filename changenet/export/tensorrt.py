@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from changenet import encryption, storage
 from changenet.bundle import Bundle, EngineEntry, Parity, add_engine, is_bundle, read_bundle, sha256
 from changenet.engines.onnxruntime import OnnxRuntimeEngine
-from changenet.engines.tensorrt import PAIR, RUNTIME, TensorRtEngine, TensorRtFiles, write_engine_file
+from changenet.engines.tensorrt import TensorRtEngine
+from changenet.engines.tensorrt_files import PAIR, RUNTIME, TensorRtFiles, write_engine_file
 from changenet.errors import CheckpointError
 from changenet.export.parity import TOLERANCE, check_parity
 from changenet.signing import SIGNATURE

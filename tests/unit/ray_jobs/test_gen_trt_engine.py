@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from changenet import encryption, signing
 from changenet.bundle import read_bundle
-from changenet.engines.tensorrt import open_files
+from changenet.engines.tensorrt_files import open_files
 from changenet.errors import CheckpointError, EngineError, SpecError
 from changenet.sealing import seal
 from changenet.spec import load_spec
