@@ -10,12 +10,13 @@ import logging
 
 import numpy as np
 
-from changenet.bundle import Bundle, EngineEntry
+from changenet.bundle import Bundle
 from changenet.engines import onnxruntime, tensorrt_files
 from changenet.engines.interface import Engine
 from changenet.engines.onnxruntime import OnnxRuntimeEngine
 from changenet.engines.tensorrt import TensorRtEngine
 from changenet.errors import CheckpointError, EngineError
+from changenet.manifest import EngineEntry
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from changenet import encryption, storage
-from changenet.bundle import Bundle, is_bundle, read_bundle, sha256
+from changenet.bundle import Bundle, is_bundle, read_bundle
 from changenet.description import ModelDescription
 from changenet.errors import CheckpointError, DataError, EngineError
 from changenet.signing import KeySource
+from changenet.storage import sha256
 from changenet.tensorrt.tag import EngineTag
 
 FORMAT = "changenet-tensorrt"
