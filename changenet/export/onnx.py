@@ -62,6 +62,7 @@ def export_bundle(
     encryption_key: str | None = None,
     overwrite: bool = False,
     validation: Iterable[tuple[Any, Any]] | None = None,
+    not_compared: str = "",
 ) -> Exported:
     """Write the bundle of a checkpoint, after its graphs have agreed with the PyTorch network.
 
@@ -77,6 +78,7 @@ def export_bundle(
         overwrite: Replace what an earlier export wrote.
         validation: Real tests uint8 (B, 3, H, W) and goldens ([B, N,] 3, H, W), batch by batch, on which decisions are
             compared, too; None: on none.
+        not_compared: Why on none, for the manifest.
 
     Raises:
         CheckpointError: The weights do not fit, or something is there that may not be replaced.
@@ -104,7 +106,9 @@ def export_bundle(
         num_golden=goldens,
         pair_batch=batch_size,
     )
-    if validation is not None:
+    if validation is None:
+        parity = replace(parity, reason=not_compared)
+    else:
         parity = replace(parity, agreement=compare_engines(reference, engine, validation, description).agreement)
     return _write(
         graphs,
@@ -167,7 +171,7 @@ def export_quantized(
             description,
             checkpoint.weights_sha256,
             precision,
-            Parity(max_error=checkpoint.max_error if known else None, agreement=checkpoint.agreement),
+            Parity(checkpoint.max_error if known else None, checkpoint.agreement, checkpoint.min_agreement),
             opset,
             batch_size,
         ),
