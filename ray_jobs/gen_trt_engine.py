@@ -10,7 +10,7 @@ from changenet import storage
 from changenet.bundle import is_bundle
 from changenet.errors import SpecError
 from changenet.export.tensorrt import Generated, find_source, generate
-from changenet.quantization_factory import validation_pairs
+from changenet.factory.quantization import validation_pairs
 from changenet.spec import Experiment
 from changenet.tensorrt.build import BuildSettings
 from changenet.tensorrt.package import import_tensorrt

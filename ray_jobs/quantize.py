@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from changenet import quantization_factory, storage
+from changenet import storage
 from changenet.adoption import SpecDescribes
 from changenet.agreement import contradictions
 from changenet.errors import EngineError, SpecError
 from changenet.evaluation.cost import BATCHES
 from changenet.evaluation.report.wording import number
+from changenet.factory.quantization import calibration_pairs, quantization_rules
 from changenet.model.network import ChangeNet
 from changenet.quantization import modelopt, torchao
 from changenet.quantization.file import QuantizedCheckpoint, save_quantized
@@ -84,7 +85,7 @@ def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet
     from changenet.export.qdq import qdq_graphs
 
     layers = _layers(experiment, network, modelopt.quantizable)
-    pairs, rows = quantization_factory.calibration_pairs(experiment, checkpoint.description)
+    pairs, rows = calibration_pairs(experiment, checkpoint.description)
 
     def run(watched: ChangeNet) -> None:
         for batch in shown("Calibrating", pairs, rows):
@@ -107,7 +108,7 @@ def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: Change
     from changenet.model.merging import merged
 
     layers = _layers(experiment, network, quantizable)
-    pairs, rows = quantization_factory.calibration_pairs(experiment, checkpoint.description)
+    pairs, rows = calibration_pairs(experiment, checkpoint.description)
     logger.info("Tracing %s.", checkpoint.description.network["backbone"])
     floats = trace_parts(merged(network))
     parts, done = quantize_parts(
@@ -131,7 +132,7 @@ BACKENDS: dict[str, Callable[[Experiment, Checkpoint, ChangeNet], Quantized]] = 
 def _layers(experiment: Experiment, network: ChangeNet, accepts: Callable[[Any], bool]) -> dict[str, str]:
     return choose_layers(
         candidates(network, accepts),
-        rules=quantization_factory.quantization_rules(experiment),
+        rules=quantization_rules(experiment),
         skip=experiment.quantize.skip_names,
         backend=experiment.quantize.backend,
     )

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from changenet import quantization_factory
 from changenet.data.calibration import Pairs, batches
 from changenet.data.pairs import PairSource
 from changenet.engines import engine_of
 from changenet.evaluation.comparison import Comparison, judge_engines
 from changenet.evaluation.cost import measure
+from changenet.factory.quantization import sampled_pairs
 from changenet.quantization.file import QuantizedCheckpoint
 from changenet.spec import Experiment
 from changenet.training.checkpoint import Checkpoint
@@ -127,7 +127,7 @@ def _pairs_to_compare(experiment: Experiment, checkpoint: Checkpoint) -> tuple[s
     data = experiment.dataset.classify
     for split in ("validation", "test", "train"):
         if getattr(data, f"{split}_dataset").csv_path:
-            pairs, rows = quantization_factory.sampled_pairs(experiment, split, checkpoint.description, COMPARED)
+            pairs, rows = sampled_pairs(experiment, split, checkpoint.description, COMPARED)
             return pairs.annotations.path, pairs, rows
     return None
 

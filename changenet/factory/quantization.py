@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from changenet import factory
 from changenet.data.calibration import Pairs, PicturesAlone, stratified
 from changenet.data.pairs import PairSource
 from changenet.description import ModelDescription
 from changenet.errors import DataError, SpecError
+from changenet.factory.data import pair_source
 from changenet.quantization.layers import Rule
 from changenet.spec import Experiment
 from changenet.spec.stored import read_stored
@@ -85,7 +85,7 @@ def sampled_pairs(
         SpecError: The spec does not name the split.
         DataError: The set is wrong.
     """
-    source = factory.pair_source(
+    source = pair_source(
         experiment,
         split,
         description.layout,
