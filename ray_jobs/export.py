@@ -11,7 +11,7 @@ from changenet import storage
 from changenet.adoption import SpecDescribes
 from changenet.agreement import contradictions
 from changenet.description import ModelDescription
-from changenet.errors import Problem, SpecError
+from changenet.errors import CheckpointError, Problem, SpecError
 from changenet.export.deepstream import deepstream_files
 from changenet.export.onnx import Exported, export_bundle, export_quantized
 from changenet.export.parity import TOLERANCE
@@ -61,6 +61,8 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False, fo
             "overwrite": overwrite,
         }
         beside = _deepstream(experiment, checkpoint.description, to["onnx_file"])
+        if there := [] if overwrite else [each for each in beside if storage.exists(each)]:
+            raise CheckpointError([Problem("exists", each, "Add --overwrite to replace it.") for each in there])
         if isinstance(checkpoint, QuantizedCheckpoint):
             exported = export_quantized(checkpoint, force=force, **to)
         else:

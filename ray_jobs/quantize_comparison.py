@@ -93,16 +93,16 @@ class Candidates:
     def measured(self, judged: Sequence[Figures]) -> list[Figures]:
         """Return a row an engine and precision: what it decides (`decide`), and what it costs."""
         runtime = "onnxruntime" if self.graphs else "torch"
-        floats, quantized = self.checkpoint, replace(self.quantized, graphs=self.graphs)
-        size = _weights(floats)
+        quantized = replace(self.quantized, graphs=self.graphs)
+        size = _weights(self.checkpoint)
         rows: list[tuple[str, str, Checkpoint | QuantizedCheckpoint, int, Figures]] = [
-            ("torch", "fp32", floats, size, judged[FP32]),
-            ("torch", "bf16", floats, size, judged[BF16]),
+            ("torch", "fp32", self.checkpoint, size, judged[FP32]),
+            ("torch", "bf16", self.checkpoint, size, judged[BF16]),
         ]
         if self.float_graphs:  # an export's gate holds their scores to 1e-4
             same = {**judged[FP32], "agreement": None, "max_score_difference": None}
-            model = replace(self.quantized, graphs=self.float_graphs, layers={"": "fp32"})
-            rows.append((runtime, "fp32", model, len(self.float_graphs[PAIR_GRAPH]), same))
+            floats = replace(self.quantized, graphs=self.float_graphs, layers={"": "fp32"})
+            rows.append((runtime, "fp32", floats, len(self.float_graphs[PAIR_GRAPH]), same))
         size = len(self.graphs[PAIR_GRAPH]) if self.graphs else _weights(quantized)
         rows.append((runtime, quantized.precision, quantized, size, judged[QUANTIZED]))
         found = []

@@ -237,10 +237,12 @@ def _write(
             "opset": str(opset),
         },
     )
+    beside = storage.join(storage.parent(onnx_file), WEIGHTS) if onnx_file is not None else ""  # where it looks for it
+    if beside and WEIGHTS in stored and not overwrite and storage.exists(beside):
+        raise CheckpointError("exists", where=beside, fix="Add --overwrite to replace it.")
     write_bundle(folder, manifest, {**stored, SELFTEST: selftest}, overwrite=overwrite)
     sizes = {storage.join(folder, name): len(content) for name, content in {**stored, SELFTEST: selftest}.items()}
     if onnx_file is not None:
-        beside = storage.join(storage.parent(onnx_file), WEIGHTS)  # where the graph looks for it
         for path, name in ((str(onnx_file), "pair.onnx"), (beside, WEIGHTS)):
             if name in stored:
                 storage.write_bytes(path, stored[name])

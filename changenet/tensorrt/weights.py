@@ -32,10 +32,10 @@ def array(tensor: TensorProto, files: Mapping[str, bytes]) -> NDArray[Any]:
         CheckpointError: The file is not there, or too short.
     """
     if not _is_outside(tensor):
-        return numpy_helper.to_array(tensor)
+        return np.asarray(numpy_helper.to_array(tensor))
     whole = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
     whole.raw_data = _bytes(tensor, files).tobytes()
-    return numpy_helper.to_array(whole)
+    return np.asarray(numpy_helper.to_array(whole))
 
 
 def parse(parser: Any, model: onnx.ModelProto, files: Mapping[str, bytes]) -> tuple[bool, list[NDArray[np.uint8]]]:

@@ -64,6 +64,9 @@ def test_deepstream_files_lie_beside_the_onnx_file(spec: str, tmp_path: Path) ->
         "nvdspreprocess_config_1.yaml",
     }
     assert "onnx-file: pcb.onnx" in (file.parent / "nvdsinfer_config.yaml").read_text()
+    other = [f"export.onnx_file={file.with_name('other.onnx')}", "export.serialize_nvdsinfer=true"]
+    with pytest.raises(CheckpointError, match=r"labels\.txt: exists\. Add --overwrite"):
+        export.run(spec, other)
 
 
 def test_sizes_in_the_spec_must_be_the_checkpoints(spec: str) -> None:
