@@ -170,7 +170,8 @@ class TrainedNetwork:
         section = getattr(self._experiment, self._action)
         key = "trt_engine" if runs_engine_file(section) else "checkpoint"
         check_shared(self._experiment, (split,), read={f"{self._action}.{key}": self.file.path}, written={})
-        workers = plan_workers(section.ray, asked_gpus=self._experiment.num_gpus(self._action) * section.num_nodes)
+        asked_gpus = self._experiment.num_gpus(self._action) * section.num_nodes
+        workers = plan_workers(section.ray, asked_gpus=asked_gpus, together=False)
         if self.engine == TENSORRT and not workers.use_gpu:
             raise self._no_gpu()
         if workers.use_gpu and (self.engine == TENSORRT or (section.engine == "auto" and is_bundle(self.file.path))):
