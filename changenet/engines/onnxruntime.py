@@ -107,7 +107,11 @@ class OnnxRuntimeEngine(Engine):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
-        content = self._read(name)
+        try:
+            content = self._read(name)
+        except KeyError as error:
+            what = f"there is no {name} among the files of the engine {RUNTIME}"
+            raise CheckpointError(what, fix="Export the bundle again.") from error
         self.memory_bytes += len(content)
         with contextlib.suppress(KeyError):
             weights = self._read(WEIGHTS)  # each graph copies what it needs of them

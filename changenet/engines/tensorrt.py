@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from changenet.engines.interface import Array, Arrays, Engine
 from changenet.engines.tensorrt_files import RUNTIME, TensorRtFiles
-from changenet.errors import EngineError
+from changenet.errors import CheckpointError, EngineError
 from changenet.tensorrt.package import import_tensorrt
+from changenet.tensorrt.tag import REBUILD
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,8 +120,11 @@ class TensorRtEngine(Engine):
             what = "an engine file holds the pair graph only, which keeps no work of goldens"
             raise EngineError(what, where=self._files.where, fix="Give the bundle that it was built from.")
         if name not in self._plans:
-            content = self._files.read(f"{name}.engine")
             where = f"{self._files.where}: {name}.engine"
+            try:
+                content = self._files.read(f"{name}.engine")
+            except KeyError as error:
+                raise CheckpointError("is not among the files of the engine", where=where, fix=REBUILD) from error
             self._plans[name] = run.open_plan(content, package=self._package, device=self._device, where=where)
             self.memory_bytes += self._plans[name].memory_bytes
         return self._plans[name]

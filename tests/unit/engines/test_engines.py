@@ -149,6 +149,14 @@ def test_a_runtime_that_this_version_does_not_know_is_not_run_by_another(
         load_engine(folder, engine)
 
 
+def test_an_engine_without_its_graphs_is_a_checkpoint_error(bundle_folder: Path, tmp_path: Path) -> None:
+    folder = changed_manifest(bundle_folder, tmp_path, files=["pair.onnx"])
+    for graph in ("encoder", "golden", "comparator"):
+        Path(folder, f"{graph}.onnx").unlink()
+    with pytest.raises(CheckpointError, match=r"there is no encoder\.onnx among the files.*Export the bundle again"):
+        load_engine(folder)
+
+
 def test_auto_never_takes_integers_that_decide_otherwise(bundle_folder: Path, tmp_path: Path) -> None:
     parity = {"max_error": 0.1, "agreement": 0.8, "min_agreement": 0.99, "reason": ""}
     folder = changed_manifest(bundle_folder, tmp_path, precision="int8", parity=parity)
