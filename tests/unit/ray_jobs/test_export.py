@@ -15,6 +15,7 @@ from changenet.bundle import read_bundle
 from changenet.errors import CheckpointError, SpecError
 from changenet.export import onnx as onnx_export
 from changenet.inspection import Inspector
+from changenet.manifest import Parity
 from changenet.spec import load_spec
 from changenet.training.checkpoint import save_checkpoint
 from ray_jobs import export
@@ -80,19 +81,20 @@ def test_sizes_in_the_spec_must_be_the_checkpoints(spec: str) -> None:
 def test_decisions_on_validation_pairs_are_compared(
     spec: str, pair_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    def agreement() -> float | None:
-        return read_bundle(tmp_path / "results" / "export" / "bundle").manifest.engines[0].parity.agreement
+    def parity() -> Parity:
+        return read_bundle(tmp_path / "results" / "export" / "bundle").manifest.engines[0].parity
 
     assert export.run(spec) == 0
-    assert agreement() is None
-    assert "no decisions on real pairs were compared" in caplog.text
+    assert parity().agreement is None
+    assert "neither spec nor checkpoint names" in parity().reason
+    assert "No decisions on real pairs were compared: neither spec" in caplog.text
     files = f"{{csv_path: {pair_folder}/val.csv, images_dir: {pair_folder}/images}}"
     assert export.run(spec, [f"dataset.classify.validation_dataset={files}"], overwrite=True) == 0
-    assert agreement() == 1
+    assert (parity().agreement, parity().reason) == (1, "")
     assert "100.00% of the decisions on validation pairs" in " ".join(capsys.readouterr().out.split())
     gone = f"dataset.classify.validation_dataset={{csv_path: {tmp_path}/gone.csv, images_dir: {pair_folder}}}"
     assert export.run(spec, [gone], overwrite=True) == 0
-    assert agreement() is None
+    assert parity().agreement is None
     assert "gone.csv" in caplog.text
 
 

@@ -58,6 +58,8 @@ def test_a_family_is_quantized_bundled_and_scored(
     folder = tmp_path / "results" / "quantize"
     figures = json.loads((folder / "comparison.json").read_text())
     assert figures["agrees"] is True
+    assert figures["engines"][1]["precision"] == "bf16"
+    assert 0 < figures["engines"][1]["max_score_difference"] < 0.2
     assert any(name.startswith("backbone.") for name in figures["layers"])
     path = str(folder / f"quantized_model_{backend}.pth")
     floats, integers = changenet.load(checkpoint_of_family), changenet.load(path)
