@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 import uuid
 
 from fastapi import Request, Response
@@ -29,6 +30,7 @@ async def forward(request: Request, found: Elsewhere) -> Response:
         HttpError: 503, the model is busy or away; 413 or 408, the body is too large or late.
     """
     service: Service = request.app.state.service
+    started = time.monotonic()
     is_board = getattr(request.scope.get("route"), "path", "") == board.ROUTE
     places = math.ceil(service.limits.batch_bytes / service.limits.request_bytes) if is_board else 1
     with service.uploads[found.remote.name].hold(places):
@@ -43,7 +45,8 @@ async def forward(request: Request, found: Elsewhere) -> Response:
         headers=tuple((name, value) for name, value in scope["headers"] if name.lower() not in KEPT_BACK),
         body=body,
     )
-    answered = await found.remote.ask(forwarded, seconds=service.limits.request_seconds + EXTRA_SECONDS)
+    left = service.limits.request_seconds + EXTRA_SECONDS - (time.monotonic() - started)  # below the proxy's own limit
+    answered = await found.remote.ask(forwarded, seconds=left)
     request.state.facts = dict(answered.facts)
     response = Response(answered.body, answered.status)
     response.raw_headers = list(answered.headers)

@@ -25,6 +25,13 @@ FRESH_SECONDS = 1.0
 STATUS_SECONDS = 5.0
 PAUSE_SECONDS = 0.2
 
+# How a deployment is that has no replica and wants none, or wants one since a moment ago.
+_SCALED_TO_ZERO = {
+    "HEALTHY": "It sleeps: the next request starts a replica.",
+    "DOWNSCALING": "It falls asleep: the next request starts a replica.",
+    "UPSCALING": "It wakes up.",
+}
+
 logger = logging.getLogger(__name__)
 
 Overviews = Mapping[str, "DeploymentStatusOverview"]
@@ -99,8 +106,8 @@ class RayModel:
         overview = await self._deployments.overview(self._deployment)
         if overview is None or any(state == "RUNNING" and count for state, count in overview.replica_states.items()):
             return None
-        if overview.status == "HEALTHY":
-            return Absence("It sleeps: the next request starts a replica.", sleeps=True)
+        if overview.status in _SCALED_TO_ZERO:
+            return Absence(_SCALED_TO_ZERO[overview.status], sleeps=True)
         return Absence(reason_in(overview.message) or f"None of its replicas runs ({overview.status.value.lower()}).")
 
     async def _once(self, request: Forwarded) -> Answered:
