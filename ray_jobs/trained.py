@@ -125,11 +125,11 @@ class TrainedNetwork:
         batch_size, workers = self._experiment.batch_size(self._action), self._workers
         described = self.description.to_dict()
         depends_on = {
-            "model": storage.sha256(storage.join(model.path, MANIFEST) if is_bundle(model.path) else model.path),
+            "model": storage.file_sha256(storage.join(model.path, MANIFEST) if is_bundle(model.path) else model.path),
             # A TAO checkpoint does not hold these itself.
             **{name: described[name] for name in ("network", "layout", "classes", "threshold")},
             "decided_by": model.threshold,
-            "rows": storage.sha256(source.annotations.path),
+            "rows": storage.file_sha256(source.annotations.path),
             "gpu": workers.use_gpu,
             "precision": self.precision,
             "compiled": model.compiled,
@@ -153,7 +153,8 @@ class TrainedNetwork:
         section = getattr(self._experiment, self._action)
         key = "trt_engine" if runs_engine_file(section) else "checkpoint"
         check_shared(self._experiment, (split,), read={f"{self._action}.{key}": self.file.path}, written={})
-        workers = plan_workers(section.ray, asked_gpus=self._experiment.num_gpus(self._action) * section.num_nodes)
+        asked_gpus = self._experiment.num_gpus(self._action) * section.num_nodes
+        workers = plan_workers(section.ray, asked_gpus=asked_gpus, together=False)
         if self.engine == TENSORRT and not workers.use_gpu:
             what = "TensorRT runs on GPUs, and no worker has one"
             fix = f"Run on a cluster with GPUs, or name a checkpoint or a bundle and leave {self._action}.engine out."

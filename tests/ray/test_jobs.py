@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,14 @@ def test_a_network_is_trained_judged_exported_and_served(
     for action in ("train", "evaluate", "inference", "export"):
         last = storage.read_text(str(results / action / "status.json")).splitlines()[-1]
         assert json.loads(last)["status"] == "SUCCESS"
+
+    rule = shlex.quote('quantize.layers=[{module_name: "*", weights: {dtype: int8}}]')
+    actions = [f"python -m ray_jobs quantize -e {spec} quantize.model_path={best} quantize.backend=torchao {rule}"]
+    if find_spec("tensorrt_rtx"):  # for a GPU that is elsewhere
+        actions.append(f"python -m ray_jobs gen_trt_engine -e {spec} gen_trt_engine.tensorrt.compute_capability=8.9")
+    jobs.run(*actions, "true")
+    assert (results / "quantize" / "comparison.json").exists()
+    assert (results / "gen_trt_engine" / "model.engine").exists() == (len(actions) == 2)
 
     port = free_port()
     jobs.start("serve", f"python -m ray_jobs serve --model pcb={results}/export/bundle --port {port}")
