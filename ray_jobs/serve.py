@@ -29,7 +29,7 @@ from serve import retry
 from serve.form import part_name
 from serve.settings import ServiceSettings
 
-START_SECONDS = 60
+START_SECONDS = 180  # replicas are up by then; an overloaded machine takes long to answer all the same
 
 logger = logging.getLogger(__name__)
 

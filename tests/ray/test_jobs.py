@@ -42,6 +42,7 @@ class Jobs:
 
     url: str
     environment: dict[str, str]
+    headers: dict[str, str]
 
     def ray(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run `ray job …` in the root of the project."""
@@ -68,6 +69,16 @@ class Jobs:
         begun = self.ray("submit", *options, "--", *shlex.split(action))
         assert begun.returncode == 0, begun.stderr
 
+    def wait_for(self, name: str, true: Callable[[], bool]) -> None:
+        """Wait for what a job that was started brings about, as long as it runs."""
+
+        def ended() -> bool:
+            job = httpx.get(f"{self.url}/api/jobs/{name}", headers=self.headers, timeout=60).json()
+            return job["status"] not in ("PENDING", "RUNNING")
+
+        _wait_until(lambda: true() or ended())
+        assert true(), self.ray("logs", name).stdout
+
 
 @pytest.fixture(scope="module")
 def jobs() -> Iterator[Jobs]:
@@ -92,8 +103,9 @@ def jobs() -> Iterator[Jobs]:
             command.split(), env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            _wait_until(lambda: _answers(f"{url}/api/version", Authorization=f"Bearer {token.read_text()}"))
-            yield Jobs(url, environment)
+            headers = {"Authorization": f"Bearer {token.read_text()}"}
+            _wait_until(lambda: _answers(f"{url}/api/version", **headers))
+            yield Jobs(url, environment, headers)
         finally:
             os.killpg(head.pid, signal.SIGKILL)  # what it has started, and nothing else; workers go with their raylet
             head.wait()
@@ -171,7 +183,7 @@ def test_a_network_is_trained_judged_exported_and_served(
     best = results / "train" / "model_best.pth"
     spec = write_spec(train__num_epochs=1, evaluate__checkpoint=str(best), inference__checkpoint=str(best))
     jobs.start("train", f"python -m ray_jobs train -e {spec} train.num_epochs=400 train.checkpoint_interval=400")
-    _wait_until((results / "train" / "metrics.csv").exists)
+    jobs.wait_for("train", (results / "train" / "metrics.csv").exists)
     assert jobs.ray("stop", "train").returncode == 0
     latest = results / "train" / "changenet_model_classify_latest.pth"
     done = load_checkpoint(str(latest)).training["progress"]["epoch"]
@@ -201,7 +213,7 @@ def test_a_network_is_trained_judged_exported_and_served(
     port = free_port()
     jobs.start("serve", f"python -m ray_jobs serve --model pcb={results}/export/bundle --port {port}")
     try:
-        _wait_until(lambda: _answers(f"http://127.0.0.1:{port}/v2/health/ready"))
+        jobs.wait_for("serve", lambda: _answers(f"http://127.0.0.1:{port}/v2/health/ready"))
         files = {kind: (pair_folder / "images" / kind / "test000.png").read_bytes() for kind in ("test", "golden")}
         answer = httpx.post(f"http://127.0.0.1:{port}/v1/models/pcb/inspect", files=files, timeout=60)
         assert answer.status_code == 200
