@@ -18,6 +18,8 @@ ENVIRONMENT = {
     "GOMP_SPINCOUNT": "20000",
 }
 
+LOCAL = "local"
+
 
 def connect(address: str | None = None) -> None:
     """Join the cluster at `address` (or at `RAY_ADDRESS`); without either start a local Ray in this process.
@@ -34,8 +36,8 @@ def connect(address: str | None = None) -> None:
 
     if ray.is_initialized():
         return
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
-    local = target == "local"
+    target = _target(address)
+    local = target == LOCAL
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
@@ -55,6 +57,17 @@ def connect(address: str | None = None) -> None:
     if callable(on_terminate):  # Ray puts its own in place, which ends the process in the middle of things
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, on_terminate)
+
+
+def will_start_here(address: str | None = None) -> bool:
+    """Say whether `connect` starts a Ray in this process, which then has what this machine has."""
+    import ray
+
+    return not ray.is_initialized() and _target(address) == LOCAL
+
+
+def _target(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or LOCAL
 
 
 def nodes() -> list[tuple[float, float]]:
