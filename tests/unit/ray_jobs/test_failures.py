@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from changenet.errors import ChangeNetError, SpecError
 from ray_jobs import check, cluster
 from ray_jobs.cli import app
 from ray_jobs.failures import cluster_failure, ours
+from ray_jobs.restarts import Restarts
 
 
 @pytest.mark.parametrize(
@@ -80,3 +82,15 @@ def test_a_ray_that_is_not_there_is_one_line(address: str | None, said: str, mon
     with pytest.raises(ChangeNetError) as raised:
         cluster.connect(address)
     assert str(raised.value).startswith(f"{said} (The current node timed out during startup.)")
+
+
+def test_why_workers_stopped_is_said_once_unless_the_command_ends_with_it() -> None:
+    shown: list[Any] = []
+    remote = SimpleNamespace(remote=lambda *arguments: shown.append(arguments))
+    callback = Restarts(SimpleNamespace(show=remote, log=remote))
+    callback.after_exception(None, {0: RuntimeError("[gloo] timed out"), 1: ray.exceptions.NodeDiedError("10.0.0.2")})
+    (_, _, total), (_, _, text) = shown
+    assert total is None, "nobody works"
+    assert text.startswith("The workers stopped: a worker lost touch with the others")
+    callback.after_exception(None, {0: SpecError("diverged")})
+    assert len(shown) == 2
