@@ -151,8 +151,10 @@ class ModelKeeper:
     ) -> None:
         loaded = await self._load(slot, state, source, like)
         before: Source | None = state.active if state.active.version else _pinned(state.active, slot.active)
-        if loaded.identity == slot.active.identity:  # asked for twice: there is still the one before to go back to
-            before = state.previous
+        # This replica may not have followed another one's change yet; then the written state says what answers.
+        followed = state.generation == slot.state.generation
+        if loaded.identity == slot.active.identity if followed else _pinned(source, loaded) == state.active:
+            before = state.previous  # asked for twice: there is still the one before to go back to
         state = state.changed(active=_pinned(source, loaded), previous=before, failure=None)
         await self._apply(slot, state, active=loaded, write=True)
 

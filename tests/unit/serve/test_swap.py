@@ -97,6 +97,13 @@ def test_every_replica_follows_and_a_new_one_starts_with_it(replica, load, pictu
     assert _open("pcb", renewed, load, files).active.version == "strict", "what is configured anew wins"
 
 
+def test_a_replica_that_has_not_followed_yet_rolls_back_what_another_one_swapped(replica):
+    client, other = replica(), replica()
+    client.post(f"{V1}/swap", json={"bundle": "/strict"})
+    rolled = other.post(f"{V1}/rollback").json()
+    assert (rolled["version"], rolled["previous"]) == ("good", "strict")
+
+
 def test_a_replica_that_cannot_follow_says_so_and_goes_on(replica, load, picture):
     client, other = replica(), replica()
     client.post(f"{V1}/swap", json={"bundle": "/strict"})
