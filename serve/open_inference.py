@@ -28,7 +28,7 @@ PLACES = 8  # of one request: numbers in JSON become many times as large
 router = APIRouter(prefix="/v2")
 
 
-def _of_version(model: Served, version: str | None = None) -> ServedModel:
+async def _of_version(model: Served, version: str | None = None) -> ServedModel:
     if version is not None and version != model.version:
         raise HttpError(404, "no-such-model", f"{model.name!r} has the version {model.version!r}, not {version!r}.")
     return model

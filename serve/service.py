@@ -69,18 +69,19 @@ class Service:
             raise HttpError(408, "timeout", f"No verdict within {seconds:g} seconds.") from error
 
 
-def _service(request: Request) -> Service:
+# Coroutines: FastAPI sends a plain function to a thread and back, for each request.
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
-def _slot(model: str, service: Annotated[Service, Depends(_service)]) -> ModelSlot:
+async def _slot(model: str, service: Annotated[Service, Depends(_service)]) -> ModelSlot:
     if model not in service.keeper.slots:
         raise HttpError(404, "no-such-model", f"No model {model!r} is served; GET /v1/models lists them.")
     return service.keeper.slots[model]
 
 
-def _served(slot: Annotated[ModelSlot, Depends(_slot)]) -> ServedModel:
+async def _served(slot: Annotated[ModelSlot, Depends(_slot)]) -> ServedModel:
     return slot.active
 
 
