@@ -1,0 +1,94 @@
+"""What Ray Serve's own options for throughput give: `serving.py --options`.
+
+They are environment variables that count when Ray starts, so each row is a process with a Ray of its own. The network is so
+small that servers, not engines, are what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from serving_client import Sample, board, with_golden_id
+from serving_processes import HAPROXY, PROXY, REPLICA, below, processor_seconds
+from serving_sample import SMALL, judged, write_boards, write_bundle
+from serving_servers import MODEL, Clients, service
+
+SERVE = "RAY_SERVE_"
+OPTIONS = {
+    "none": {},
+    "user code in the replica's own thread": {"RUN_USER_CODE_IN_SEPARATE_THREAD": "0"},
+    "router in the proxy's own loop": {"RUN_ROUTER_IN_SEPARATE_LOOP": "0"},
+    "gRPC between proxy and replica": {"USE_GRPC_BY_DEFAULT": "1"},
+    "buffered log, none to stderr": {"REQUEST_PATH_LOG_BUFFER_SIZE": "1000", "LOG_TO_STDERR": "0"},
+    "all of the above": {"THROUGHPUT_OPTIMIZED": "1", "ENABLE_DIRECT_INGRESS": "0"},
+    "HAProxy": {"ENABLE_HA_PROXY": "1"},
+    "HAProxy and all of the above": {"ENABLE_HA_PROXY": "1", "THROUGHPUT_OPTIMIZED": "1"},
+}
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Measure every option and print the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        boards = write_boards(Path(folder, "boards"), 100)
+        bundle = write_bundle(Path(folder, "bundle"), SMALL, boards)
+        found = {}
+        print("| option | " + " | ".join(HEADS) + " |\n|---|" + "---|" * len(HEADS))
+        for name, variables in OPTIONS.items():
+            environment = {**os.environ, **{SERVE + variable: value for variable, value in variables.items()}}
+            command = [sys.executable, __file__, folder, bundle, str(chosen.seconds)]
+            answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
+            if answer.returncode:
+                print(f"| {name} | does not run |", flush=True)
+                continue
+            found[name] = json.loads(answer.stdout.splitlines()[-1])
+            print(f"| {name} | {' | '.join(_cells(found[name], found['none']))} |", flush=True)
+
+
+HEADS = ("1 request at once, p50", "32 at once, requests/s", "board, pairs/s", "computing a request: proxy", "replica")
+
+
+def _cells(case: dict[str, float], base: dict[str, float]) -> list[str]:
+    return [
+        f"{case['p50_ms']:.1f} ms, x {case['p50_ms'] / base['p50_ms']:.2f}",
+        f"{case['single']:.0f}, x {case['single'] / base['single']:.2f}",
+        f"{case['board']:.0f}, x {case['board'] / base['board']:.2f}",
+        f"{case['proxy_ms']:.1f} ms",
+        f"{case['replica_ms']:.1f} ms",
+    ]
+
+
+def measure(samples: list[Sample], bundle: str, seconds: float) -> dict[str, float]:
+    """Measure the service in this process's environment."""
+    path = f"/v1/models/{MODEL}/inspect"
+    singles = [with_golden_id(path, each) for each in samples]
+    with Clients() as clients, service(bundle, samples, 1, clients) as url:
+        clients.drive(url, singles, 32, seconds=3)
+        lone = clients.drive(url, singles, 1, seconds=seconds)
+        proxies = [*below(os.getpid(), PROXY), *below(os.getpid(), HAPROXY)]
+        replicas = below(os.getpid(), REPLICA)
+        before = processor_seconds(proxies), processor_seconds(replicas)
+        many = clients.drive(url, singles, 32, seconds=seconds)
+        proxy, replica = processor_seconds(proxies) - before[0], processor_seconds(replicas) - before[1]
+        boards = clients.drive(url, [board(f"{path}_batch", samples)], 2, seconds=seconds)
+    for load in (lone, many, boards):
+        assert set(load.statuses) == {200} and not load.wrong, (load.statuses, load.wrong)
+    return {
+        "p50_ms": 1e3 * float(np.median(lone.latencies)),
+        "single": len(many.latencies) / many.seconds,
+        "board": len(boards.latencies) * len(samples) / boards.seconds,
+        "proxy_ms": 1e3 * proxy / len(many.latencies),
+        "replica_ms": 1e3 * replica / len(many.latencies),
+    }
+
+
+if __name__ == "__main__":
+    folder, bundle, seconds = sys.argv[1:]
+    boards = write_boards(Path(folder, "boards"), 100)
+    print(json.dumps(measure(judged(bundle, boards), bundle, float(seconds))))
