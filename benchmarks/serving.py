@@ -9,7 +9,7 @@ The peer needs the extra `bench`.
 
 - engine alone: pairs a second in this process, on pictures that are decoded already, 1 and 16 a call: the faster counts.
 - golden new: both pictures in each request, and nobody has seen the golden before; the engine alone encodes it too.
-- golden again: both pictures, the same hundred goldens over and over, which the service recognises by their bytes.
+- golden again: both pictures, the same twenty goldens over and over, which the service recognises by their bytes.
 - golden kept: the id of a registered golden; a board is `inspect_batch` with 100 of them.
 - LitServe (serving_peer.py): batches of up to 16, goldens kept by id in the worker.
 
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from serving_client import Load, Sample, board, with_golden, with_golden_id, with_new_golden
 from serving_processes import machine
-from serving_sample import FAN, SIZE, closest, judged, write_boards, write_bundle
+from serving_sample import FAN, SIZE, closest, judged, workplace, write_boards, write_bundle
 from serving_servers import MODEL, Clients, peer, service
 
 from changenet.inspection import Inspector
@@ -132,7 +131,7 @@ def compare(bundle: str, samples: Sequence[Sample], threads: int, clients: Clien
     """Measure engine, service and peer, and print the table."""
     before = measure_engine(bundle, samples, threads, seconds)
     rows = []
-    with service(bundle, samples, threads, clients) as url:
+    with service(bundle, samples, threads=threads) as url:
         rows += rows_of("service", url, f"/v1/models/{MODEL}/inspect", samples, clients, seconds)
     with peer(bundle, samples, threads) as url:
         rows += rows_of("LitServe", url, "/predict", samples, clients, seconds)
@@ -184,6 +183,7 @@ def main() -> None:
     parser.add_argument("--options", action="store_true", help="Measure Ray Serve's options instead.")
     parser.add_argument("--faults", action="store_true", help="Kill and swap under load instead.")
     parser.add_argument("--requests", type=int, default=10_000, help="Under faults, and of the memory.")
+    parser.add_argument("--keep", type=Path, help="Folder for boards and bundles, so that another run finds them.")
     chosen = parser.parse_args()
     print(f"{machine()}; {chosen.backbone}, {SIZE} px, fp32", flush=True)
     if chosen.options:
@@ -194,11 +194,11 @@ def main() -> None:
     if chosen.faults:
         from serving_faults import run as run_faults
 
-        run_faults(chosen.requests)
+        run_faults(chosen)
         return
-    with tempfile.TemporaryDirectory() as folder, Clients() as clients:
-        boards = write_boards(Path(folder, "boards"), BOARD)
-        bundle = write_bundle(Path(folder, "bundle"), chosen.backbone, boards)
+    with workplace(chosen.keep) as folder, Clients() as clients:
+        boards = write_boards(folder / "boards", BOARD)
+        bundle = write_bundle(folder / chosen.backbone.replace("/", "-"), chosen.backbone, boards)
         samples = judged(bundle, boards)
         print(f"closest scores of two pairs: {closest(samples):.1e}", flush=True)
         for threads in chosen.threads:

@@ -10,27 +10,26 @@ At the end the client's answers, the log of the service (a line a request) and i
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
 import re
 import signal
-import tempfile
 import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from serving_client import TOLERANCE, Call, Sample, drive, form, read_answer, with_golden, with_golden_id
+from serving_client import TOLERANCE, Call, Sample, drive, read_answer, with_golden, with_golden_id
 from serving_processes import PROXY, REPLICA, below, machine, private_bytes
-from serving_sample import SIZE, SMALL, closest, judged, write_boards, write_bundle
-from serving_servers import MODEL
+from serving_sample import SIZE, SMALL, closest, judged, workplace, write_boards, write_bundle
+from serving_servers import MODEL, service
 
 PAIRS = 100
 CONNECTIONS = 16
@@ -89,39 +88,19 @@ async def send_all(url: str, calls: Sequence[Call], count: int, seen: Seen) -> N
     await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
 
 
-@contextmanager
-def service(bundle: str, samples: Sequence[Sample]) -> Iterator[str]:
-    """Run two replicas on a Ray of their own and give the URL."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    from ray_jobs.serve import free_port, start
-    from serve.settings import ModelSettings, ServiceSettings
-
-    models = (ModelSettings(name=MODEL, bundle=bundle),)
-    with tempfile.TemporaryDirectory() as goldens:
-        settings = ServiceSettings(models=models, goldens_dir=goldens, cpus=1, replicas=REPLICAS)
-        with start(settings, port=free_port()) as running:
-            puts = [
-                Call(
-                    f"/v1/models/{MODEL}/goldens/{each.golden_id}", form([("golden", each.golden, True)]), method="PUT"
-                )
-                for each in samples
-            ]
-            assert set(drive(running.url, puts, 1, requests=len(puts)).statuses) == {201}
-            yield running.url
-
-
-def run(count: int) -> None:
+def run(chosen: argparse.Namespace) -> None:
     """Measure memory, do the damage, and print what became of the requests."""
-    with tempfile.TemporaryDirectory() as folder:
-        boards = write_boards(Path(folder, "boards"), PAIRS)
-        bundles = [write_bundle(Path(folder, f"bundle{seed}"), SMALL, boards, seed=seed) for seed in (1, 2)]
+    count = chosen.requests
+    with workplace(chosen.keep) as folder:
+        boards = write_boards(folder / "boards", PAIRS)
+        bundles = [write_bundle(folder / f"small{seed}", SMALL, boards, seed=seed) for seed in (1, 2)]
         judgements = [judged(bundle, boards) for bundle in bundles]
         apart = min(map(closest, judgements))
         print(f"{machine()}; {SMALL}, {SIZE} px, {REPLICAS} replicas, {CONNECTIONS} requests at once")
         print(f"two pairs differ by {apart:.1e} at least; an answer may be off by {TOLERANCE:.0e}")
         makers = (with_golden_id, with_golden)
         calls = [makers[number % 2](PATH, sample) for number, sample in enumerate(judgements[0])]
-        with service(bundles[0], judgements[0]) as url:
+        with service(bundles[0], judgements[0], threads=1, replicas=REPLICAS) as url:
             watch_memory(url, calls, count)
             break_things(url, calls, count, bundles, judgements)
 

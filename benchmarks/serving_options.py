@@ -11,13 +11,12 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from serving_client import Sample, board, with_golden_id
 from serving_processes import HAPROXY, PROXY, REPLICA, below, processor_seconds
-from serving_sample import SMALL, judged, write_boards, write_bundle
+from serving_sample import SMALL, judged, workplace, write_boards, write_bundle
 from serving_servers import MODEL, Clients, service
 
 SERVE = "RAY_SERVE_"
@@ -35,14 +34,14 @@ OPTIONS = {
 
 def run(chosen: argparse.Namespace) -> None:
     """Measure every option and print the table."""
-    with tempfile.TemporaryDirectory() as folder:
-        boards = write_boards(Path(folder, "boards"), 100)
-        bundle = write_bundle(Path(folder, "bundle"), SMALL, boards)
+    with workplace(chosen.keep) as folder:
+        boards = write_boards(folder / "boards", 100)
+        bundle = write_bundle(folder / "small1", SMALL, boards, seed=1)
         found = {}
         print("| option | " + " | ".join(HEADS) + " |\n|---|" + "---|" * len(HEADS))
         for name, variables in OPTIONS.items():
             environment = {**os.environ, **{SERVE + variable: value for variable, value in variables.items()}}
-            command = [sys.executable, __file__, folder, bundle, str(chosen.seconds)]
+            command = [sys.executable, __file__, str(folder), bundle, str(chosen.seconds)]
             answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
             if answer.returncode:
                 print(f"| {name} | does not run |", flush=True)
@@ -68,7 +67,7 @@ def measure(samples: list[Sample], bundle: str, seconds: float) -> dict[str, flo
     """Measure the service in this process's environment."""
     path = f"/v1/models/{MODEL}/inspect"
     singles = [with_golden_id(path, each) for each in samples]
-    with Clients() as clients, service(bundle, samples, 1, clients) as url:
+    with Clients() as clients, service(bundle, samples, threads=1) as url:
         clients.drive(url, singles, 32, seconds=3)
         lone = clients.drive(url, singles, 1, seconds=seconds)
         proxies = [*below(os.getpid(), PROXY), *below(os.getpid(), HAPROXY)]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,16 @@ from changenet.inspection import Inspector
 
 FAN, SMALL = "fan_tiny_8_p4_hybrid", "timm/test_efficientnet"
 SIZE = 128
+
+
+@contextmanager
+def workplace(folder: Path | None) -> Iterator[Path]:
+    """Give a folder for boards and bundles; without one a folder that is gone afterwards."""
+    if folder is not None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
 
 
 def write_boards(folder: Path, pairs: int) -> list[tuple[bytes, bytes, str]]:
@@ -33,10 +46,12 @@ def write_boards(folder: Path, pairs: int) -> list[tuple[bytes, bytes, str]]:
 
 
 def write_bundle(folder: Path, backbone: str, boards: list[tuple[bytes, bytes, str]], *, seed: int = 0) -> str:
-    """Export an untrained network, as large as TAO's defaults make it, and return its folder.
+    """Export an untrained network, as large as TAO's defaults make it, and return its folder; one that is there stays.
 
     Its batch statistics are those of the boards: otherwise it would score all pairs alike, and no answer could be wrong.
     """
+    if (folder / "manifest.json").exists():
+        return str(folder)
     import torch
 
     from changenet.data.images import decode_picture

@@ -33,20 +33,20 @@ class Clients(ProcessPoolExecutor):
 
 
 @contextmanager
-def service(bundle: str, samples: Sequence[Sample], threads: int, clients: Clients) -> Iterator[str]:
+def service(bundle: str, samples: Sequence[Sample], *, threads: int, replicas: int = 1) -> Iterator[str]:
     """Run the service with the goldens of the samples registered, on a Ray of its own, and give its URL."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     from ray_jobs.serve import free_port, start
     from serve.settings import ModelSettings, ServiceSettings
 
     models = (ModelSettings(name=MODEL, bundle=bundle),)
-    with tempfile.TemporaryDirectory() as goldens:
-        settings = ServiceSettings(models=models, goldens_dir=goldens, cpus=threads)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = ServiceSettings(models=models, goldens_dir=folder, cpus=threads, replicas=replicas)
         with start(settings, port=free_port()) as running:
+            goldens = {each.golden_id: form([("golden", each.golden, True)]) for each in samples}
             base = f"/v1/models/{MODEL}/goldens"
-            puts = {each.golden_id: form([("golden", each.golden, True)]) for each in samples}
-            calls = [Call(f"{base}/{name}", body, method="PUT") for name, body in puts.items()]
-            registered = clients.drive(running.url, calls, 1, requests=len(calls))
+            calls = [Call(f"{base}/{name}", body, method="PUT") for name, body in goldens.items()]
+            registered = drive(running.url, calls, 1, requests=len(calls))
             assert set(registered.statuses) == {201}, registered.statuses
             yield running.url
 
