@@ -314,7 +314,6 @@ def agreement(name: str, checkpoint: str, spec: str) -> None:
 
 def judge(path: str, spec: str) -> dict[str, tuple[str, str, str]]:
     """Return the cells of `agreement` by row."""
-    from changenet import quantization_factory
     from changenet.data.calibration import batches
     from changenet.engines.onnxruntime import OnnxRuntimeEngine
     from changenet.engines.torch import TorchEngine
@@ -322,6 +321,7 @@ def judge(path: str, spec: str) -> dict[str, tuple[str, str, str]]:
     from changenet.export.graphs import assemble
     from changenet.export.int8 import quantizable, quantize_parts
     from changenet.export.trace import trace_parts
+    from changenet.factory.quantization import calibration_pairs, sampled_pairs
     from changenet.model.merging import merged
     from changenet.spec import load_spec
     from changenet.training.checkpoint import build_network, load_checkpoint
@@ -329,14 +329,14 @@ def judge(path: str, spec: str) -> dict[str, tuple[str, str, str]]:
     checkpoint, experiment = load_checkpoint(path), load_spec(Path(spec)).experiment
     description, network = checkpoint.description, build_network(checkpoint)
     floats = trace_parts(merged(network))
-    shown, rows = quantization_factory.calibration_pairs(experiment, description)
+    shown, rows = calibration_pairs(experiment, description)
     layers = {layer for layer, module in network.named_modules() if quantizable(module)}
     integers, _ = quantize_parts(floats, layers, batches(shown, rows, size=8))
     engines: dict[str, Any] = {BF16: TorchEngine.from_checkpoint(checkpoint, precision="bf16")}
     for row, parts in ((ONNX, floats), (INT8, integers)):
         graphs = {file: graph.SerializeToString() for file, graph in assemble(parts).items()}
         engines[row] = OnnxRuntimeEngine(graphs.__getitem__, description=description)
-    pairs, rows = quantization_factory.sampled_pairs(experiment, "test", description, JUDGED)
+    pairs, rows = sampled_pairs(experiment, "test", description, JUDGED)
     is_defect = pairs.annotations.is_defect[rows]
     cells = {}
     for row, engine in engines.items():

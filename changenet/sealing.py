@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from changenet import encryption, storage
-from changenet.bundle import is_bundle, read_bundle, sha256, write_bundle
+from changenet.bundle import is_bundle, read_bundle, write_bundle
 from changenet.errors import CheckpointError
 from changenet.signing import SIGNATURE
+from changenet.storage import sha256
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,12 @@ def read_text(path: str | os.PathLike[str]) -> str:
     return read_bytes(path).decode("utf-8")
 
 
-def sha256(path: str | os.PathLike[str]) -> str:
+def sha256(content: bytes) -> str:
+    """Return the hexadecimal SHA-256 of the content."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
     """Return the hexadecimal SHA-256 of a file's content, which is never held as a whole.
 
     Raises:

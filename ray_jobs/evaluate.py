@@ -151,7 +151,7 @@ def _provenance(trained: TrainedNetwork, source: PairSource, threshold: Threshol
         "Encoder": f"{description.network.get('backbone')}, {description.difference_module}",
         "Pictures": f"{lights}; {description.layout.width} x {description.layout.height} pixels, {columns} x {rows}",
         "Threshold": "; ".join(parts),
-        "Test set": f"{annotations.path} ({len(annotations):,} rows, SHA-256 {storage.sha256(annotations.path)})",
+        "Test set": f"{annotations.path} ({len(annotations):,} rows, SHA-256 {storage.file_sha256(annotations.path)})",
         "Training set": f"SHA-256 {description.data_hash}" if description.data_hash else "unknown",
         "Trained with": ", ".join(f"{name} {version}" for name, version in description.versions.items()) or "unknown",
         "Written": time.strftime("%Y-%m-%d %H:%M:%S %Z"),

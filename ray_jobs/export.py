@@ -15,8 +15,8 @@ from changenet.errors import DataError, Problem, SpecError
 from changenet.export.deepstream import deepstream_files
 from changenet.export.onnx import Exported, export_bundle, export_quantized
 from changenet.export.parity import TOLERANCE
+from changenet.factory.quantization import sampled_pairs
 from changenet.quantization.file import QuantizedCheckpoint, load_model
-from changenet.quantization_factory import sampled_pairs
 from changenet.spec import Experiment
 from changenet.spec.stored import read_stored
 from ray_jobs.action import Action

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from changenet import quantization_factory, storage
+from changenet import storage
 from changenet.adoption import SpecDescribes
 from changenet.agreement import contradictions
 from changenet.data.calibration import Pairs, batches
@@ -22,6 +22,7 @@ from changenet.errors import EngineError, SpecError
 from changenet.evaluation.comparison import compare_engines
 from changenet.evaluation.cost import BATCHES, measure
 from changenet.evaluation.report.wording import number
+from changenet.factory.quantization import calibration_pairs, quantization_rules, sampled_pairs
 from changenet.model.network import ChangeNet
 from changenet.quantization import modelopt, torchao
 from changenet.quantization.file import QuantizedCheckpoint, save_quantized
@@ -94,7 +95,7 @@ def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet
     from changenet.export.qdq import qdq_graphs
 
     layers = _layers(experiment, network, modelopt.quantizable)
-    pairs, rows = quantization_factory.calibration_pairs(experiment, checkpoint.description)
+    pairs, rows = calibration_pairs(experiment, checkpoint.description)
 
     def run(watched: ChangeNet) -> None:
         for batch in _shown("Calibrating", pairs, rows):
@@ -117,7 +118,7 @@ def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: Change
     from changenet.model.merging import merged
 
     layers = _layers(experiment, network, quantizable)
-    pairs, rows = quantization_factory.calibration_pairs(experiment, checkpoint.description)
+    pairs, rows = calibration_pairs(experiment, checkpoint.description)
     logger.info("Tracing %s.", checkpoint.description.network["backbone"])
     floats = trace_parts(merged(network))
     parts, done = quantize_parts(
@@ -141,7 +142,7 @@ BACKENDS: dict[str, Callable[[Experiment, Checkpoint, ChangeNet], Quantized]] = 
 def _layers(experiment: Experiment, network: ChangeNet, accepts: Callable[[Any], bool]) -> dict[str, str]:
     return choose_layers(
         candidates(network, accepts),
-        rules=quantization_factory.quantization_rules(experiment),
+        rules=quantization_rules(experiment),
         skip=experiment.quantize.skip_names,
         backend=experiment.quantize.backend,
     )
@@ -168,7 +169,7 @@ def _pairs_to_compare(experiment: Experiment, checkpoint: Checkpoint) -> tuple[s
     data = experiment.dataset.classify
     for split in ("validation", "test", "train"):
         if getattr(data, f"{split}_dataset").csv_path:
-            pairs, rows = quantization_factory.sampled_pairs(experiment, split, checkpoint.description, COMPARED)
+            pairs, rows = sampled_pairs(experiment, split, checkpoint.description, COMPARED)
             return pairs.annotations.path, pairs, rows
     return None
 

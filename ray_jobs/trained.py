@@ -125,11 +125,11 @@ class TrainedNetwork:
         batch_size, workers = self._experiment.batch_size(self._action), self._workers
         described = self.description.to_dict()
         depends_on = {
-            "model": storage.sha256(storage.join(model.path, MANIFEST) if is_bundle(model.path) else model.path),
+            "model": storage.file_sha256(storage.join(model.path, MANIFEST) if is_bundle(model.path) else model.path),
             # A TAO checkpoint does not hold these itself.
             **{name: described[name] for name in ("network", "layout", "classes", "threshold")},
             "decided_by": model.threshold,
-            "rows": storage.sha256(source.annotations.path),
+            "rows": storage.file_sha256(source.annotations.path),
             "gpu": workers.use_gpu,
             "precision": self.precision,
             "compiled": model.compiled,

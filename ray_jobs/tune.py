@@ -14,7 +14,8 @@ from changenet.errors import DataError, SpecError
 from changenet.evaluation.objective import FULL_RECALL, Objective
 from changenet.spec import Experiment
 from changenet.spec.experiment import LARGER_IS_BETTER
-from changenet.spec.sweep import DEFAULT_TRIALS, Sweep, load_sweep
+from changenet.spec.sweep import Sweep, load_sweep
+from changenet.spec.sweep_file import DEFAULT_TRIALS
 from ray_jobs import cluster
 from ray_jobs.action import Action
 from ray_jobs.shared_storage import check_shared

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from changenet import storage
-from changenet.bundle import sha256
 from changenet.errors import DataError
+from changenet.storage import sha256
 
 FORMAT_VERSION = 1
 RECORD = "record.json"

@@ -15,10 +15,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from changenet.bundle import sha256
 from changenet.data.kinds import Kind, PictureError
 from changenet.errors import DataError
 from changenet.inspection import Inspector, Verdict
+from changenet.storage import sha256
 from serve.batching import BatchQueue
 from serve.form import PairForm, Picture, part_name
 from serve.golden_cache import GoldenCache, Key

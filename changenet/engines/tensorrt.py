@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from changenet import encryption, storage
-from changenet.bundle import Bundle, is_bundle, read_bundle, sha256
+from changenet.bundle import Bundle, is_bundle, read_bundle
 from changenet.description import ModelDescription
 from changenet.engines.interface import Array, Arrays, Engine
 from changenet.errors import CheckpointError, DataError, EngineError
 from changenet.signing import KeySource
+from changenet.storage import sha256
 from changenet.tensorrt.package import import_tensorrt
 from changenet.tensorrt.tag import EngineTag
 

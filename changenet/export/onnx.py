@@ -14,17 +14,7 @@ import onnxscript
 import torch
 
 from changenet import encryption, storage
-from changenet.bundle import (
-    SELFTEST,
-    WEIGHTS,
-    EngineEntry,
-    Manifest,
-    Parity,
-    SelfTest,
-    check_writable,
-    sha256,
-    write_bundle,
-)
+from changenet.bundle import WEIGHTS, SelfTest, check_writable, write_bundle
 from changenet.description import ModelDescription
 from changenet.engines.interface import Engine
 from changenet.engines.onnxruntime import OnnxRuntimeEngine, import_onnxruntime
@@ -35,8 +25,10 @@ from changenet.export.graphs import export_graphs, fix_batch, supported_opset
 from changenet.export.parity import check_parity, make_pairs
 from changenet.export.qdq import qdq_graphs
 from changenet.export.trace import MIN_OPSET
+from changenet.manifest import SELFTEST, EngineEntry, Manifest, Parity
 from changenet.model.merging import merged
 from changenet.quantization.file import QuantizedCheckpoint
+from changenet.storage import sha256
 from changenet.training.checkpoint import Checkpoint, build_network
 
 SELFTEST_PAIRS = 2

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from changenet.bundle import Parity
 from changenet.engines.interface import Array, Engine, by_pair
 from changenet.errors import EngineError
+from changenet.manifest import Parity
 
 BATCHES = (1, 2, 7)
 TOLERANCE = 1e-4  # of |score difference| / max(1, |score|), in fp32

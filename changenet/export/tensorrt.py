@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from changenet import encryption, storage
-from changenet.bundle import Bundle, EngineEntry, Parity, add_engine, is_bundle, read_bundle, sha256
+from changenet.bundle import Bundle, add_engine, is_bundle, read_bundle
 from changenet.engines.onnxruntime import OnnxRuntimeEngine
 from changenet.engines.tensorrt import PAIR, RUNTIME, TensorRtEngine, TensorRtFiles, write_engine_file
 from changenet.errors import CheckpointError
 from changenet.export.parity import TOLERANCE, check_parity
+from changenet.manifest import EngineEntry, Parity
 from changenet.signing import SIGNATURE
+from changenet.storage import sha256
 from changenet.tensorrt.build import BuildSettings, Built, build_plans
 from changenet.tensorrt.tag import EngineTag
 

@@ -11,8 +11,8 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from changenet.bundle import sha256
 from changenet.errors import CheckpointError, EngineError
+from changenet.storage import sha256
 from changenet.tensorrt.package import TensorRt, import_tensorrt
 from changenet.tensorrt.precision import Rule, check_rules, quantized_format, with_precision
 from changenet.tensorrt.tag import EngineTag, Gpu

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from changenet.bundle import FORMAT_VERSION
 from changenet.data.lights import PictureLayout
 from changenet.description import ModelDescription, Threshold
 from changenet.engines import load_engine
 from changenet.export.onnx import export_bundle
+from changenet.manifest import FORMAT_VERSION
 from changenet.model.network import ChangeNet
 from changenet.training.checkpoint import Checkpoint, load_checkpoint, package_versions, save_checkpoint
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from changenet import storage
-from changenet.bundle import MANIFEST, Manifest, is_bundle, read_bundle, sha256, write_bundle
+from changenet.bundle import MANIFEST, is_bundle, read_bundle, write_bundle
 from changenet.encryption import is_sealed
 from changenet.engines import load_engine
 from changenet.errors import CheckpointError
 from changenet.export import onnx as onnx_export
+from changenet.manifest import Manifest
+from changenet.storage import sha256
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 GRAPHS = {"pair.onnx", "encoder.onnx", "golden.onnx", "comparator.onnx"}

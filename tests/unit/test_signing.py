@@ -8,9 +8,10 @@ import pytest
 
 import changenet
 from changenet import signing
-from changenet.bundle import MANIFEST, read_bundle, sha256, write_bundle
+from changenet.bundle import MANIFEST, read_bundle, write_bundle
 from changenet.errors import CheckpointError
 from changenet.signing import SIGNATURE, make_key_pair, read_public_key, sign
+from changenet.storage import sha256
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def test_a_folder_goes_with_all_that_is_in_it(folder: str, tmp_path: Path) -> No
 def test_the_digest_is_that_of_the_content(folder: str, tmp_path: Path) -> None:
     path = storage.join(folder or tmp_path, "a.bin")
     storage.write_bytes(path, b"abc")
-    assert storage.sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert storage.file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 @pytest.mark.parametrize("folder", ["", MEMORY])

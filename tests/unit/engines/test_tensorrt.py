@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from changenet.bundle import EngineEntry, Parity, add_engine, read_bundle, sha256
+from changenet.bundle import add_engine, read_bundle
 from changenet.engines import load_engine
 from changenet.engines import tensorrt as engine_module
 from changenet.engines.tensorrt import TensorRtEngine, open_files, write_engine_file
 from changenet.errors import CheckpointError, EngineError
+from changenet.manifest import EngineEntry, Parity
+from changenet.storage import sha256
 from changenet.tensorrt import run
 from changenet.tensorrt.package import TensorRt
 from changenet.tensorrt.tag import EngineTag, Gpu

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from changenet.bundle import MANIFEST, SELFTEST, add_engine, read_bundle, sha256
+from changenet.bundle import MANIFEST, add_engine, read_bundle
 from changenet.errors import CheckpointError
+from changenet.manifest import SELFTEST
+from changenet.storage import sha256
 from serve.loading import open_models
 from serve.metrics import Metrics
 from serve.settings import ModelSettings, ServiceSettings

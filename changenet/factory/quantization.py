@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
-from changenet import factory
 from changenet.data.calibration import Pairs, PicturesAlone, stratified
 from changenet.data.pairs import PairSource
 from changenet.description import ModelDescription
 from changenet.errors import SpecError
+from changenet.factory.data import pair_source
 from changenet.quantization.layers import Rule
 from changenet.spec import Experiment
 
@@ -60,7 +60,7 @@ def sampled_pairs(
         SpecError: The spec does not name the split.
         DataError: The set is wrong.
     """
-    source = factory.pair_source(
+    source = pair_source(
         experiment,
         split,
         description.layout,
