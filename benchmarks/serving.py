@@ -38,7 +38,7 @@ from changenet.inspection import Inspector
 BATCH = 16
 BOARD = 100
 CLIENTS = (1, 8, 32)
-WARM_SECONDS = 2.0
+WARM_SECONDS = 1.5
 KINDS = {"new": "sent, new", "again": "sent again", "kept": "kept, by id", "board": "board of 100, by id"}
 
 
@@ -185,7 +185,6 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000, help="Under faults, and of the memory.")
     parser.add_argument("--keep", type=Path, help="Folder for boards and bundles, so that another run finds them.")
     chosen = parser.parse_args()
-    print(f"{machine()}; {chosen.backbone}, {SIZE} px, fp32", flush=True)
     if chosen.options:
         from serving_options import run as run_options
 
@@ -196,6 +195,7 @@ def main() -> None:
 
         run_faults(chosen)
         return
+    print(f"{machine()}; {chosen.backbone}, {SIZE} px, fp32", flush=True)
     with workplace(chosen.keep) as folder, Clients() as clients:
         boards = write_boards(folder / "boards", BOARD)
         bundle = write_bundle(folder / chosen.backbone.replace("/", "-"), chosen.backbone, boards)

@@ -28,13 +28,14 @@ from urllib.parse import urlsplit
 
 from serving_client import TOLERANCE, Call, Sample, drive, read_answer, with_golden, with_golden_id
 from serving_processes import PROXY, REPLICA, below, machine, private_bytes
-from serving_sample import SIZE, SMALL, closest, judged, workplace, write_boards, write_bundle
+from serving_sample import SMALL, closest, judged, workplace, write_boards, write_bundle
 from serving_servers import MODEL, service
 
 PAIRS = 100
 CONNECTIONS = 16
 PATIENCE = 180.0  # seconds until a request that nobody answers is given up
 REPLICAS = 2
+REPORT_SECONDS = 12  # Ray hands metrics on every few seconds
 PATH = f"/v1/models/{MODEL}/inspect"
 
 
@@ -96,7 +97,7 @@ def run(chosen: argparse.Namespace) -> None:
         bundles = [write_bundle(folder / f"small{seed}", SMALL, boards, seed=seed) for seed in (1, 2)]
         judgements = [judged(bundle, boards) for bundle in bundles]
         apart = min(map(closest, judgements))
-        print(f"{machine()}; {SMALL}, {SIZE} px, {REPLICAS} replicas, {CONNECTIONS} requests at once")
+        print(f"{machine()}; {SMALL}, {REPLICAS} replicas, {CONNECTIONS} requests at once")
         print(f"two pairs differ by {apart:.1e} at least; an answer may be off by {TOLERANCE:.0e}")
         makers = (with_golden_id, with_golden)
         calls = [makers[number % 2](PATH, sample) for number, sample in enumerate(judgements[0])]
@@ -125,6 +126,7 @@ def break_things(
 ) -> None:
     """Send the requests, kill and swap meanwhile, and print the reckoning."""
     seen = Seen()
+    time.sleep(REPORT_SECONDS)
     before = counted()
     thread = threading.Thread(target=lambda: asyncio.run(send_all(url, calls, count, seen)), daemon=True)
     started = time.monotonic()
@@ -191,7 +193,7 @@ def reckon(
     )
     twice = sum(number - 1 for number in lines.values())
     print(f"  in the log of the service: {len(answered & lines.keys())} of these requests; {twice} judged once more")
-    time.sleep(12)  # Ray hands metrics on every few seconds
+    time.sleep(REPORT_SECONDS)
     print(f"  in its metrics: {counted() - before} verdicts (a killed replica takes its last seconds with it)")
 
 

@@ -46,7 +46,9 @@ def write_boards(folder: Path, pairs: int) -> list[tuple[bytes, bytes, str]]:
 
 
 def write_bundle(folder: Path, backbone: str, boards: list[tuple[bytes, bytes, str]], *, seed: int = 0) -> str:
-    """Export an untrained network, as large as TAO's defaults make it, and return its folder; one that is there stays.
+    """Export an untrained network and return its folder; one that is there stays.
+
+    `SMALL` is made as small as it can be, so that servers are what is measured; others as large as TAO's defaults make them.
 
     Its batch statistics are those of the boards: otherwise it would score all pairs alike, and no answer could be wrong.
     """
@@ -62,8 +64,10 @@ def write_bundle(folder: Path, backbone: str, boards: list[tuple[bytes, bytes, s
     from changenet.training.checkpoint import Checkpoint
 
     torch.manual_seed(seed)
-    layout = PictureLayout(width=SIZE, height=SIZE)
-    network = ChangeNet(backbone=backbone, image_size=layout.shape[1:], head="flatten")
+    small = backbone == SMALL
+    layout = PictureLayout(width=32 if small else SIZE, height=32 if small else SIZE)
+    sizes = {"embed_dim": 8, "learnable_difference_modules": 2} if small else {}
+    network = ChangeNet(backbone=backbone, image_size=layout.shape[1:], head="flatten", **sizes)
     pictures = [layout.combine([decode_picture(test)]) for test, _, _ in boards[:16]]
     goldens = [layout.combine([decode_picture(golden)]) for _, golden, _ in boards[:16]]
     for module in network.modules():
