@@ -1,9 +1,9 @@
 """The peer that serving.py measures: the same engine behind LitServe.
 
-    .venv/bin/python benchmarks/serving_peer.py QUICKSTART PORT
+    .venv/bin/python benchmarks/serving_peer.py BUNDLE GOLDENS PORT THREADS
 
-`/predict` takes the form of our `inspect`: `test` and `golden`, or `test` and `golden_id`. LitServe decodes a request in the
-worker that computes, and gives it up to 16 at once.
+`/predict` takes the form of our `inspect`: `test` and `golden`, or `test` and `golden_id`, the name of a file in GOLDENS.
+LitServe decodes a request in the worker that computes, and gives it up to 16 at once.
 """
 
 # No `from __future__ import annotations`: LitServe reads what a request is from the annotation of `decode_request`.
@@ -14,36 +14,43 @@ from typing import Any
 import litserve
 import numpy as np
 from fastapi import Request
-from serving import BATCH, BOARD, read_pairs
 
-import changenet
+from changenet.inspection import Inspector
+
+BATCH = 16
 
 
 class Peer(litserve.LitAPI):
     """Decodes, compares, answers.
 
     Args:
-        home: What `changenet quickstart` left.
+        bundle: Of the network.
+        goldens: Folder of the registered goldens.
+        threads: Of the engine.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, bundle: str, goldens: Path, threads: int) -> None:
         super().__init__(max_batch_size=BATCH, batch_timeout=0.002)
-        self.home = home
+        self.bundle = bundle
+        self.goldens = goldens
+        self.threads = threads
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - LitServe names it
         """Load the bundle and encode the goldens."""
-        self.inspector = changenet.load(str(self.home / "results" / "export" / "bundle"))
-        goldens = {pair.golden_id: pair.golden for pair in read_pairs(self.home, BOARD)}
+        self.inspector = Inspector.load(self.bundle, threads=self.threads)
         engine = self.inspector.engine
-        prepared = np.stack([self.inspector.prepare_picture(golden) for golden in goldens.values()])
-        levels = engine.prepare_golden(engine.encode(prepared))
-        self.kept = {name: [level[at] for level in levels] for at, name in enumerate(goldens)}
+        files = sorted(self.goldens.iterdir())
+        levels = engine.prepare_golden(engine.encode(np.stack([self._decode(file.read_bytes()) for file in files])))
+        self.kept = {file.name: [level[at] for level in levels] for at, file in enumerate(files)}
+
+    def _decode(self, content: bytes) -> Any:
+        return self.inspector.prepare_picture(content)
 
     def decode_request(self, request: Request) -> Any:
         """Return the test picture, and the golden's or its id."""
         golden = request.get("golden")
-        chosen = self.inspector.prepare_picture(golden.file.read()) if golden is not None else request["golden_id"]
-        return self.inspector.prepare_picture(request["test"].file.read()), chosen
+        chosen = self._decode(golden.file.read()) if golden is not None else request["golden_id"]
+        return self._decode(request["test"].file.read()), chosen
 
     def batch(self, inputs: Any) -> Any:
         """Leave them as they are: goldens may be pictures or ids."""
@@ -77,5 +84,6 @@ class Peer(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(Peer(Path(sys.argv[1])), accelerator="cpu")
-    server.run(host="127.0.0.1", port=int(sys.argv[2]), generate_client_file=False)
+    bundle, goldens, port, threads = sys.argv[1:]
+    server = litserve.LitServer(Peer(bundle, Path(goldens), int(threads)), accelerator="cpu")
+    server.run(host="127.0.0.1", port=int(port), generate_client_file=False, log_level="warning")

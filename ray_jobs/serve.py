@@ -25,7 +25,7 @@ from ray_jobs.console import out
 from ray_jobs.serve_check import check, is_remote
 from ray_jobs.serve_settings import APPLICATION, HOST, PORT, choose
 from ray_jobs.tls import Tls, probe_context
-from serve import retry
+from serve.environment import ENVIRONMENT
 from serve.form import part_name
 from serve.settings import ServiceSettings
 
@@ -135,7 +135,8 @@ def start(
     import ray
 
     owns_ray = not ray.is_initialized()
-    os.environ.setdefault(retry.VARIABLE, retry.CALLBACK)  # for the proxy of a Ray that starts here
+    for name, value in ENVIRONMENT.items():  # for a Ray that starts here
+        os.environ.setdefault(name, value)
     cluster.connect(address)
     from ray import serve
     from ray.serve.schema import LoggingConfig

@@ -1,4 +1,4 @@
-"""Replicas by load, and a replica that dies: the real command, and every request accounted for."""
+"""Replicas by load, a replica and a proxy that die: the real command, and every request accounted for."""
 
 import os
 import re
@@ -31,6 +31,11 @@ serve:
 
 def replicas_of(process: int) -> list[int]:
     """Return the process ids of the replicas below a process."""
+    return actors_of(process, b"ray::ServeReplica:changenet")
+
+
+def actors_of(process: int, kind: bytes) -> list[int]:
+    """Return the process ids of the actors of a kind below a process."""
     parents, found = {}, []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -39,7 +44,7 @@ def replicas_of(process: int) -> list[int]:
                 title = (entry / "cmdline").read_bytes()
             except OSError:  # it has just ended
                 continue
-            if title.startswith(b"ray::ServeReplica:changenet"):
+            if title.startswith(kind):
                 found.append(int(entry.name))
 
     def below(number: int) -> bool:
@@ -80,18 +85,24 @@ def served(bundles, tmp_path):
 def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(served, bundles, pictures):
     process, url = served
     expected = changenet.load(bundles["pcb"]).inspect(pictures[0], pictures[1]).score
-    done, statuses, sent = threading.Event(), Counter(), Counter()
+    done, statuses, sent, broken = threading.Event(), Counter(), Counter(), Counter()
     wrong = []
 
+    def ask() -> httpx.Response:
+        """Ask until there is an answer: a dead proxy gives none, and nobody listens until there is another."""
+        until = time.monotonic() + SECONDS
+        while True:
+            try:
+                return httpx.post(url, files={"test": pictures[0], "golden": pictures[1]}, timeout=120)
+            except httpx.TransportError as error:
+                assert time.monotonic() < until, error
+                broken[type(error).__name__] += 1
+                time.sleep(0.2)
+
     def client() -> None:
-        files = {"test": pictures[0], "golden": pictures[1]}
         while not done.is_set():
             sent["requests"] += 1
-            try:
-                answer = httpx.post(url, files=files, timeout=120)
-            except httpx.TransportError as error:
-                statuses[type(error).__name__] += 1
-                continue
+            answer = ask()
             statuses[answer.status_code] += 1
             if answer.status_code == 200 and abs(answer.json()["score"] - expected) > 1e-5:
                 wrong.append(answer.json())
@@ -107,11 +118,16 @@ def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(served, bundl
             os.kill(victim, signal.SIGKILL)
             wait_for("a replica in the place of the dead one", lambda: len(set(replicas_of(process)) - {victim}) == 2)
             wait_for_more(statuses)
+            assert not broken, "what the dead replica had begun went to another one"
+            (proxy,) = actors_of(process, b"ray::ProxyActor")
+            os.kill(proxy, signal.SIGKILL)
+            wait_for("another proxy", lambda: set(actors_of(process, b"ray::ProxyActor")) - {proxy})
+            wait_for_more(statuses)
         finally:
             done.set()
         for each in running:
             each.result(timeout=180)
-    # What the dead replica had begun went to another one.
+    assert broken, "nobody noticed that the proxy was dead"
     assert statuses == {200: sent["requests"]} and not wrong
     wait_for("one replica without load", lambda: len(replicas_of(process)) == 1)
     assert httpx.post(url, files={"test": pictures[0], "golden": pictures[1]}, timeout=120).status_code == 200

@@ -194,15 +194,15 @@ def test_ray_serve_builds_our_application_from_the_service(cluster_folder: Path)
     from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
     from ray.serve.schema import ServeDeploySchema
 
-    from serve import retry
+    from serve.environment import ENVIRONMENT
 
     (document,) = manifest(cluster_folder, "serve")
     config = ServeDeploySchema.model_validate(yaml.safe_load(document["spec"]["serveConfigV2"]))
     (described,) = config.applications
     built = call_user_app_builder_with_args_if_necessary(import_attr(described.import_path), described.args)
     assert [each.name for each in described.deployments] == [built._bound_deployment.name]
-    variables = [each for _, container in pods(document) for each in container.get("env", [])]
-    assert {"name": retry.VARIABLE, "value": retry.CALLBACK} in variables
+    for _, container in pods(document):  # the controller runs on the head, proxies and replicas on workers
+        assert ENVIRONMENT.items() <= {each["name"]: each["value"] for each in container["env"]}.items()
     ports = {port["name"]: port["containerPort"] for _, container in pods(document) for port in container["ports"]}
     assert ports["serve"] == config.http_options.port
     volumes = [mount["mountPath"] for _, container in pods(document) for mount in container["volumeMounts"]]

@@ -1,0 +1,223 @@
+"""Requests while things die: `serving.py --faults`.
+
+Two replicas of a small network answer. First nothing happens and the memory of the replicas is watched; then, during as many
+requests again, a replica is killed, the proxy is killed, and another bundle takes over. The client does what a client in
+a line has to: a request whose connection is refused or breaks before the answer is sent again, on a new connection, under the
+same `X-Request-ID`; so is one that is answered 503. No other answer is asked for twice.
+
+At the end the client's answers, the log of the service (a line a request) and its metrics are held against each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import signal
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from serving_client import TOLERANCE, Call, Sample, drive, read_answer, with_golden, with_golden_id
+from serving_processes import PROXY, REPLICA, below, machine, private_bytes
+from serving_sample import SMALL, closest, judged, workplace, write_boards, write_bundle
+from serving_servers import MODEL, service
+
+PAIRS = 100
+CONNECTIONS = 16
+PATIENCE = 180.0  # seconds until a request that nobody answers is given up
+REPLICAS = 2
+REPORT_SECONDS = 12  # Ray hands metrics on every few seconds
+PATH = f"/v1/models/{MODEL}/inspect"
+
+
+@dataclass
+class Seen:
+    """What the client saw."""
+
+    answers: list[tuple[str, int, dict[str, Any]]] = field(default_factory=list)  # id, pair, answer
+    others: Counter[int] = field(default_factory=Counter)  # status of answers that are no verdicts
+    broken: Counter[str] = field(default_factory=Counter)  # what a connection ended with, before it was tried again
+    busy: int = 0
+    longest: float = 0.0
+
+
+async def send_all(url: str, calls: Sequence[Call], count: int, seen: Seen) -> None:
+    """Send `count` requests over a few connections until each is answered."""
+    numbers = iter(range(count))
+
+    async def client() -> None:
+        place = urlsplit(url)
+        reader = writer = None
+        for number in numbers:
+            begun = time.monotonic()
+            name, pair = f"fault-{number:06d}", number % len(calls)
+            content = calls[pair].content(url, number, name)
+            while True:
+                try:
+                    if writer is None:
+                        reader, writer = await asyncio.open_connection(place.hostname, place.port)
+                    writer.write(content)
+                    assert reader is not None
+                    status, body = await read_answer(reader)
+                except (OSError, EOFError) as error:
+                    assert time.monotonic() - begun < PATIENCE, f"{name} was never answered"
+                    seen.broken[type(error).__name__] += 1
+                    writer = None
+                    await asyncio.sleep(0.2)
+                    continue
+                if status == 503:
+                    assert time.monotonic() - begun < PATIENCE, f"{name} was never answered"
+                    seen.busy += 1
+                    await asyncio.sleep(1)
+                    continue
+                break
+            seen.longest = max(seen.longest, time.monotonic() - begun)
+            if status == 200:
+                seen.answers.append((name, pair, json.loads(body)))
+            else:
+                seen.others[status] += 1
+
+    await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Measure memory, do the damage, and print what became of the requests."""
+    count = chosen.requests
+    with workplace(chosen.keep) as folder:
+        boards = write_boards(folder / "boards", PAIRS)
+        bundles = [write_bundle(folder / f"small{seed}", SMALL, boards, seed=seed) for seed in (1, 2)]
+        judgements = [judged(bundle, boards) for bundle in bundles]
+        apart = min(map(closest, judgements))
+        print(f"{machine()}; {SMALL}, {REPLICAS} replicas, {CONNECTIONS} requests at once")
+        print(f"two pairs differ by {apart:.1e} at least; an answer may be off by {TOLERANCE:.0e}")
+        makers = (with_golden_id, with_golden)
+        calls = [makers[number % 2](PATH, sample) for number, sample in enumerate(judgements[0])]
+        with service(bundles[0], judgements[0], threads=1, replicas=REPLICAS) as url:
+            watch_memory(url, calls, count)
+            break_things(url, calls, count, bundles, judgements)
+
+
+def watch_memory(url: str, calls: Sequence[Call], count: int) -> None:
+    """Print the memory of the replicas in the middle third and in the last third of the requests."""
+    parts = 30
+    used = []
+    for _ in range(parts):
+        load = drive(url, calls, CONNECTIONS, requests=count // parts)
+        assert set(load.statuses) == {200} and not load.wrong, load.statuses
+        used.append(sum(map(private_bytes, below(os.getpid(), REPLICA))) / 2**20)
+    first, middle, last = (sum(used[third * 10 : third * 10 + 10]) / 10 for third in range(3))
+    print(
+        f"memory of the replicas during {count} requests, MiB: first third {first:.1f}, middle {middle:.1f}, ", end=""
+    )
+    print(f"last {last:.1f} (x {last / middle:.3f} of the middle)", flush=True)
+
+
+def break_things(
+    url: str, calls: Sequence[Call], count: int, bundles: Sequence[str], judgements: Sequence[Sequence[Sample]]
+) -> None:
+    """Send the requests, kill and swap meanwhile, and print the reckoning."""
+    seen = Seen()
+    time.sleep(REPORT_SECONDS)
+    before = counted()
+    thread = threading.Thread(target=lambda: asyncio.run(send_all(url, calls, count, seen)), daemon=True)
+    started = time.monotonic()
+    thread.start()
+
+    def wait_for_share(share: float) -> None:
+        while thread.is_alive() and len(seen.answers) < share * count:
+            time.sleep(0.05)
+
+    for share, title in ((0.15, REPLICA), (0.45, PROXY)):
+        wait_for_share(share)
+        victim = below(os.getpid(), title)[0]
+        os.kill(victim, signal.SIGKILL)
+        print(f"  {len(seen.answers):6d} answers: killed {title}", flush=True)
+    wait_for_share(0.75)
+    swapped = swap(url, bundles[1])
+    print(f"  {len(seen.answers):6d} answers: version {swapped} answers", flush=True)
+    thread.join()
+    seconds = time.monotonic() - started
+    reckon(seen, count, bundles, judgements, seconds=seconds, before=before)
+
+
+def swap(url: str, bundle: str) -> str:
+    """Let another bundle take over and return its version; tried again while nobody listens."""
+    content = json.dumps({"bundle": bundle}).encode()
+    request = urllib.request.Request(f"{url}/v1/models/{MODEL}/swap", content, {"Content-Type": "application/json"})
+    for _ in range(int(PATIENCE)):
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return str(json.load(answer)["version"])
+        except ConnectionError:
+            time.sleep(1)
+    raise TimeoutError(url)
+
+
+def reckon(
+    seen: Seen,
+    count: int,
+    bundles: Sequence[str],
+    judgements: Sequence[Sequence[Sample]],
+    *,
+    seconds: float,
+    before: int,
+) -> None:
+    """Print what became of every request."""
+    from changenet.bundle import read_bundle
+
+    expected = {read_bundle(bundle).version: samples for bundle, samples in zip(bundles, judgements, strict=True)}
+    wrong = 0
+    versions: Counter[str] = Counter()
+    for _, pair, answer in seen.answers:
+        versions[answer["version"]] += 1
+        score = expected[answer["version"]][pair].score
+        prediction = "FAIL" if score > answer["threshold"] else "PASS"
+        wrong += abs(answer["score"] - score) > TOLERANCE * max(1, abs(score)) or answer["prediction"] != prediction
+    lines = logged()
+    answered = {name for name, _, _ in seen.answers}
+    print(
+        f"{count} requests in {seconds:.0f} s: {len(answered)} verdicts, {dict(seen.others)} other answers, {wrong} wrong"
+    )
+    print(f"  by version {dict(versions)}; the longest wait {seen.longest:.1f} s")
+    print(
+        f"  sent again by the client: {sum(seen.broken.values())} broken {dict(seen.broken)}, {seen.busy} answered 503"
+    )
+    twice = sum(number - 1 for number in lines.values())
+    print(f"  in the log of the service: {len(answered & lines.keys())} of these requests; {twice} judged once more")
+    time.sleep(REPORT_SECONDS)
+    print(f"  in its metrics: {counted() - before} verdicts (a killed replica takes its last seconds with it)")
+
+
+def logged() -> Counter[str]:
+    """Return how often the replicas' logs have a verdict for each request."""
+    import ray
+
+    folder = Path(ray._private.worker._global_node.get_logs_dir_path(), "serve")
+    found: Counter[str] = Counter()
+    for path in folder.glob("replica_*.log"):
+        for line in path.read_text(errors="replace").splitlines():
+            if '"fault-' in line:
+                record = json.loads(line)
+                if record.get("status") == 200 and "prediction" in record:
+                    found[record["http_request_id"]] += 1
+    return found
+
+
+def counted() -> int:
+    """Return the verdicts that Prometheus would see."""
+    import ray
+
+    (node,) = ray.nodes()
+    with urllib.request.urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics") as answer:
+        text = answer.read().decode()
+    found = re.findall(r"^ray_changenet_decisions_total\{.*\} (\S+)$", text, re.MULTILINE)
+    return int(sum(map(float, found)))
