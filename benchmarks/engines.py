@@ -36,8 +36,9 @@ THREADS = os.cpu_count() or 1
 BATCHES = (1, 8)
 SECONDS = 1.5  # of a visit, for each batch and way
 BASELINE, EAGER, BF16 = "PyTorch eager, plain network", "PyTorch fp32", "PyTorch bf16"
+COMPILED = "PyTorch fp32, torch.compile"
 ONNX, INT8 = "ONNX Runtime fp32", "ONNX Runtime int8"
-ROWS = (BASELINE, EAGER, BF16, ONNX, INT8)
+ROWS = (BASELINE, EAGER, BF16, COMPILED, ONNX, INT8)
 FAN, LIGHT, RADIO = "fan_tiny_8_p4_hybrid", "timm/tf_efficientnet_lite0", "c_radio_v2_vit_base_patch16_224"
 NETWORKS = (FAN, "fan_small_12_p4_hybrid", LIGHT, RADIO)
 JUDGED = 400  # pairs at most, of all labels
@@ -183,12 +184,13 @@ def works(row: str, name: str, lights: int, graphs: dict[str, bytes]) -> tuple[W
     """Return what makes the work of a batch: with the golden encoded, and with it kept."""
     if row == BASELINE:
         return plain_work(build(name, lights)), None
-    if row in (EAGER, BF16):
+    if row in (EAGER, BF16, COMPILED):
         from changenet.engines.torch import TorchEngine
         from changenet.model.merging import merged
 
         precision = "bf16" if row == BF16 else "fp32"
-        engine: Any = TorchEngine(merged(build(name, lights), in_place=True), threads=THREADS, precision=precision)
+        network = merged(build(name, lights), in_place=True)
+        engine: Any = TorchEngine(network, threads=THREADS, precision=precision, compiled=row == COMPILED)
     else:
         engine = graph_engine(graphs)
 

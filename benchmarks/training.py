@@ -73,7 +73,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="timm/tf_efficientnet_lite0", help="others start without weights")
-    for name, value in (("size", 128), ("pairs", 400), ("epochs", 3), ("rounds", 2)):
+    for name, value in (("size", 128), ("pairs", 400), ("epochs", 3), ("rounds", 2), ("seed", 1)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--peak", type=float, help="TFLOP/s of the device, by its maker")
     chosen = parser.parse_args()
@@ -83,7 +83,7 @@ def main() -> None:
         write_dataset(folder, Request(pairs=chosen.pairs, size=chosen.size))
         overrides = recipe(Path(folder), chosen)
         for number in range(chosen.rounds):
-            here = [*overrides, f"train.seed={number + 1}"]
+            here = [*overrides, f"train.seed={chosen.seed + number}"]
             parts: list[tuple[Callable[..., dict[str, Result]], tuple[Any, ...]]] = [
                 (reference, (here,)),
                 *((forward_and_backward, (here, precision)) for precision in ("32-true", "bf16-mixed")),

@@ -19,8 +19,9 @@ from changenet.bundle import Bundle
 from changenet.data.images import MAX_PIXELS, PictureSource, decode_picture
 from changenet.description import BINARY_CLASSES, ModelDescription
 from changenet.engines import Engine, load_engine
+from changenet.engines.choice import self_test
 from changenet.engines.interface import probabilities
-from changenet.errors import DataError, EngineError
+from changenet.errors import DataError
 from changenet.evaluation.metrics import predict
 from changenet.signing import KeySource
 
@@ -34,8 +35,6 @@ Goldens: TypeAlias = Picture | Sequence[Picture]
 Pixels: TypeAlias = NDArray[np.uint8]
 
 BATCH = 16
-SELFTEST_TOLERANCE = 1e-4  # of |score difference| / max(1, |score|)
-QUANTIZED_TOLERANCE = 0.05  # processors round integers of 8 bits at other places
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Inspector:
         encryption_key: str | None = None,
         trusted_keys: Sequence[KeySource] = (),
         threads: int | None = None,
-        device: str = "cpu",
+        device: str | None = None,
         precision: str = "fp32",
         compiled: bool = False,
         describe: Describe | None = None,
@@ -211,17 +210,7 @@ class Inspector:
         """
         if self.bundle is None:
             return 0.0
-        stored = self.bundle.selftest()
-        scores = self.engine.score(stored.test, stored.golden)
-        error = float(np.max(np.abs(scores - stored.scores) / np.maximum(1, np.abs(stored.scores))))
-        allowed = SELFTEST_TOLERANCE if self.engine.precision == "fp32" else QUANTIZED_TOLERANCE
-        if not error <= allowed:
-            raise EngineError(
-                f"{self.engine.name} is off by {error:.1e} on the bundle's self-test (allowed {allowed:.0e})",
-                where=self.bundle.folder,
-                fix="Export the bundle again with the packages of this machine.",
-            )
-        return error
+        return self_test(self.engine, self.bundle)
 
     def _prepare_pair(self, test: Picture, golden: Goldens, *, where: str = "") -> tuple[Pixels, Pixels]:
         many = cast("list[Picture]", list(golden) if isinstance(golden, (list, tuple)) else [golden])

@@ -22,11 +22,15 @@ class Parity:
 
     Args:
         max_error: Largest |score difference| / max(1, |score|) over the pairs of the check; None where there was none.
-        agreement: Fraction (0-1) of equal decisions, for engines that are judged by decisions; else None.
+        agreement: Fraction (0-1) of equal decisions on real pairs; None where none were compared.
+        min_agreement: What was asked for.
+        reason: Why there was no check, or no decisions were compared.
     """
 
     max_error: float | None
     agreement: float | None = None
+    min_agreement: float = 0.99
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,13 @@ class EngineEntry:
     sha256: dict[str, str]
     parity: Parity
     tag: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def verified(self) -> bool:
+        """Whether it was held against the network and passed: by its scores in fp32, else by its decisions."""
+        if self.precision == "fp32":
+            return self.parity.max_error is not None
+        return self.parity.agreement is not None and self.parity.agreement >= self.parity.min_agreement
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -13,6 +13,7 @@ import yaml
 from changenet import storage
 from changenet.errors import ChangeNetError, CheckpointError, DataError, EngineError, Problem, SpecError
 from changenet.spec import Experiment, load_spec
+from ray_jobs.failures import cluster_failure
 from ray_jobs.status import StatusLog
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,8 @@ def _failure(error: BaseException) -> str:
 def _first_line(error: BaseException) -> str:
     if isinstance(error, ChangeNetError):
         return str(error.problems[0])
+    if failure := cluster_failure(error):
+        return str(failure)
     return (str(error) or type(error).__name__).splitlines()[0]
 
 

@@ -6,6 +6,9 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import Mapping
+
+from changenet.errors import ChangeNetError
 
 # Read by Ray and by OpenMP when a process starts; a local Ray hands them on to its workers.
 ENVIRONMENT = {
@@ -15,11 +18,16 @@ ENVIRONMENT = {
     "GOMP_SPINCOUNT": "20000",
 }
 
+LOCAL = "local"
+
 
 def connect(address: str | None = None) -> None:
     """Join the cluster at `address` (or at `RAY_ADDRESS`); without either start a local Ray in this process.
 
     A Ray that this process is already connected to is kept.
+
+    Raises:
+        ChangeNetError: There is no Ray at the address, it lets nobody in, or Ray does not start here.
     """
     os.environ.update(ENVIRONMENT)
     # Ray Data makes Ray log an error that is none; what really fails is raised. A value that is set stays.
@@ -28,19 +36,38 @@ def connect(address: str | None = None) -> None:
 
     if ray.is_initialized():
         return
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
-    local = target == "local"
+    target = _target(address)
+    local = target == LOCAL
     on_terminate = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address=target,
-        logging_level=logging.ERROR,
-        log_to_driver=False,  # the board of ray_jobs.follow shows what a user needs
-        include_dashboard=False if local else None,
-        runtime_env=None if local else {"env_vars": ENVIRONMENT},
-    )
+    try:
+        ray.init(
+            address=target,
+            logging_level=logging.ERROR,
+            log_to_driver=False,  # the board of ray_jobs.follow shows what a user needs
+            include_dashboard=False if local else None,
+            runtime_env=None if local else {"env_vars": ENVIRONMENT},
+        )
+    except Exception as error:  # Ray raises a plain Exception, too
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        if local:
+            fix = "The machine may be overloaded, or full: run the same command again when it is not."
+            raise ChangeNetError(f"Ray does not start on this machine ({said})", fix=fix) from error
+        fix = "See that `ray status` answers there, with the same Ray version, and that the token is the cluster's."
+        raise ChangeNetError(f"the Ray cluster cannot be joined ({said})", where=target, fix=fix) from error
     if callable(on_terminate):  # Ray puts its own in place, which ends the process in the middle of things
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, on_terminate)
+
+
+def will_start_here(address: str | None = None) -> bool:
+    """Say whether `connect` starts a Ray in this process, which then has what this machine has."""
+    import ray
+
+    return not ray.is_initialized() and _target(address) == LOCAL
+
+
+def _target(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or LOCAL
 
 
 def nodes() -> list[tuple[float, float]]:
@@ -49,3 +76,21 @@ def nodes() -> list[tuple[float, float]]:
 
     there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [(float(resources.get("CPU", 0)), float(resources.get("GPU", 0))) for resources in there]
+
+
+def room_for(bundle: Mapping[str, float]) -> int:
+    """Return how many bundles of Ray resources all nodes together hold, each on one node, were nobody else there."""
+    import ray
+
+    def held(there: Mapping[str, float]) -> int:
+        return min(int(there.get(name, 0) / need + 1e-6) for name, need in bundle.items() if need)
+
+    return sum(held(node["Resources"]) for node in ray.nodes() if node["Alive"])
+
+
+def is_own() -> bool:
+    """Say whether this process has started the Ray that it is connected to: no other machine will join that one."""
+    import ray
+
+    node = ray._private.worker.global_worker.node
+    return node is not None and bool(node.is_head())

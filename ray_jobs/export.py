@@ -11,21 +11,19 @@ from changenet import storage
 from changenet.adoption import SpecDescribes
 from changenet.agreement import contradictions
 from changenet.description import ModelDescription
-from changenet.errors import DataError, Problem, SpecError
+from changenet.errors import CheckpointError, Problem, SpecError
 from changenet.export.deepstream import deepstream_files
 from changenet.export.onnx import Exported, export_bundle, export_quantized
 from changenet.export.parity import TOLERANCE
-from changenet.factory.quantization import sampled_pairs
+from changenet.factory.quantization import validation_pairs
 from changenet.quantization.file import QuantizedCheckpoint, load_model
 from changenet.spec import Experiment
-from changenet.spec.stored import read_stored
 from ray_jobs.action import Action
+from ray_jobs.checkpoint_path import checkpoint_path
 from ray_jobs.console import out, result_table
-from ray_jobs.trained import checkpoint_path
 
 logger = logging.getLogger(__name__)
 
-CLASSIFY = "dataset.classify"
 COMPARED = 100  # validation pairs at most: every pair is scored twice
 
 
@@ -63,15 +61,21 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False, fo
             "overwrite": overwrite,
         }
         beside = _deepstream(experiment, checkpoint.description, to["onnx_file"])
+        if there := [] if overwrite else [each for each in beside if storage.exists(each)]:
+            raise CheckpointError([Problem("exists", each, "Add --overwrite to replace it.") for each in there])
         if isinstance(checkpoint, QuantizedCheckpoint):
             exported = export_quantized(checkpoint, force=force, **to)
         else:
             logger.info("Tracing %s.", checkpoint.description.network["backbone"])
-            pairs = _validation(experiment, checkpoint.description)
-            exported = export_bundle(checkpoint, opset=experiment.export.opset_version, validation=pairs, **to)
+            pairs, missing = validation_pairs(experiment, checkpoint.description, COMPARED)
+            opset = experiment.export.opset_version
+            exported = export_bundle(checkpoint, opset=opset, validation=pairs, not_compared=missing, **to)
         for path, text in beside.items():
             storage.write_text(path, text)
             logger.info("DeepStream: %s", path)
+        parity = exported.parity
+        if exported.precision != "fp32" and (parity.agreement or 0) < parity.min_agreement:
+            logger.warning("It decides otherwise too often: engine auto does not take it, name the engine onnxruntime.")
         rows = [(path, f"{size / 1e6:,.2f}") for path, size in exported.files.items()]
         out.print(result_table(f"Export, opset {exported.opset}", ("file", "MB"), rows))
         out.print(f"{_agreement(exported)}; {time.perf_counter() - started:.1f} s.", highlight=False)
@@ -96,23 +100,6 @@ def _agreement(exported: Exported) -> str:
             f"Scores agree with the checkpoint to {exported.parity.max_error:.1e} (allowed {TOLERANCE:.0e}){decisions}"
         )
     return f"{exported.precision}: " + ("not compared" if share is None else f"{share:.2%} of the decisions agree")
-
-
-def _validation(experiment: Experiment, description: ModelDescription) -> Iterator[tuple[Any, Any]] | None:
-    """Return validation pairs: of the set that the spec names, else of the one that the checkpoint was trained with."""
-    data = f"{CLASSIFY}.validation_dataset"
-    if not experiment.dataset.classify.validation_dataset.csv_path:
-        experiment = read_stored(description.spec)
-    if not experiment.dataset.classify.validation_dataset.csv_path:
-        logger.warning("Neither spec nor checkpoint names %s: no decisions on real pairs were compared.", data)
-        return None
-    try:
-        pairs, rows = sampled_pairs(experiment, "validation", description, COMPARED)
-        read = [pairs.read(row) for row in rows]
-    except (DataError, SpecError) as error:
-        logger.warning("No decisions on real pairs were compared: %s", error)
-        return None
-    return ((test[None], golden[None]) for test, golden in read)
 
 
 def _sizes(experiment: Experiment, description: ModelDescription) -> Iterator[Problem]:

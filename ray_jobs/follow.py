@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,11 @@ from typing import Any
 from changenet.errors import ChangeNetError
 from ray_jobs.console import progress
 
+logger = logging.getLogger(__name__)
+
 PERIOD = 0.3  # seconds between two looks
+SLOW_START = 120.0  # seconds after which workers that have not begun are worth a word
+REMINDER = 300.0  # seconds until the next one
 
 
 @dataclass
@@ -32,8 +37,8 @@ class Board:
     last: int | None = None
     error: ChangeNetError | None = None
 
-    def show(self, title: str, done: int, total: int) -> None:
-        """Set the bar."""
+    def show(self, title: str, done: int, total: int | None) -> None:
+        """Set the bar; without a total nobody works: workers start."""
         self.title, self.done, self.total = title, done, total
 
     def log(self, name: str, level: int, message: str) -> None:
@@ -88,6 +93,7 @@ def follow(title: str) -> Iterator[Any]:
 
     board = start_board()
     ended = threading.Event()
+    waiting = Waiting()
     with progress() as bar:
         task = bar.add_task(title, total=None)
 
@@ -95,8 +101,9 @@ def follow(title: str) -> Iterator[Any]:
             shown, done, total, records = ray.get(board.take.remote())
             for name, level, message in records:
                 logging.getLogger(name).log(level, "%s", message)
-            if total is not None:
+            if shown:
                 bar.update(task, description=shown, completed=done, total=total)
+            waiting.look(working=total is not None, now=time.monotonic())
 
         def watch() -> None:
             while not ended.wait(PERIOD):
@@ -112,6 +119,24 @@ def follow(title: str) -> Iterator[Any]:
             watcher.join()
             with contextlib.suppress(ray.exceptions.RayError):
                 look()
+
+
+class Waiting:
+    """Says so when workers take long to start: Ray tries again without end, and without a word to the user."""
+
+    def __init__(self) -> None:
+        self._next: float | None = None
+
+    def look(self, *, working: bool, now: float) -> None:
+        """Note whether workers are at work."""
+        if working or self._next is None:
+            self._next = None if working else now + SLOW_START
+        elif now >= self._next:
+            self._next = now + REMINDER
+            logger.warning(
+                "The workers have not started yet, and are tried again: others hold the CPUs or GPUs of the cluster, a node "
+                "is gone, or the machines are overloaded. `ray status` tells which."
+            )
 
 
 class BoardHandler(logging.Handler):

@@ -10,15 +10,19 @@ from changenet import storage
 from changenet.bundle import is_bundle
 from changenet.errors import SpecError
 from changenet.export.tensorrt import Generated, find_source, generate
+from changenet.factory.quantization import validation_pairs
 from changenet.spec import Experiment
 from changenet.tensorrt.build import BuildSettings
-from changenet.tensorrt.precision import parse_rules
+from changenet.tensorrt.package import import_tensorrt
+from changenet.tensorrt.rules import parse_rules
+from changenet.tensorrt.run import local_gpu
 from ray_jobs.action import Action
 from ray_jobs.console import err, out, result_table
 
 logger = logging.getLogger(__name__)
 
 KEY = "gen_trt_engine"
+COMPARED = 1000  # validation pairs at most
 
 
 def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False) -> int:
@@ -42,13 +46,21 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False) ->
         source = find_source(_onnx_file(experiment), encryption_key=experiment.secret())
         if source.bundle is None:
             logger.info("%s belongs to no bundle: only its own engine is built.", source.where)
+        settings = _settings(experiment)
+        pairs, missing = None, ""
+        if source.bundle is not None and settings.capability is None:
+            import_tensorrt()  # what is missing is said before pictures are read
+            local_gpu(settings.device)
+            pairs, missing = validation_pairs(experiment, source.bundle.manifest.description, COMPARED)
         generated = generate(
             source,
-            _settings(experiment),
+            settings,
             section.trt_engine or action.path("model.engine"),
             encryption_key=experiment.secret(),
             timing_cache=section.timing_cache,
             overwrite=overwrite,
+            validation=pairs,
+            not_compared=missing,
         )
         _tell(generated, seconds=time.perf_counter() - started)
     return 0
@@ -83,7 +95,13 @@ def _tell(generated: Generated, *, seconds: float) -> None:
     rows = [(path, f"{size / 1e6:,.2f}") for path, size in generated.files.items()]
     title = f"{tag.package} {tag.version}, {tag.precision}, compute capability {tag.capability}"
     out.print(result_table(title, ("file", "MB"), rows))
-    agreement = f"Scores agree with ONNX Runtime to {parity.max_error:.1e}" if parity else "Built, and not run"
+    agreement = "Built, and not run"
+    if parity.max_error is not None:
+        agreement = f"Scores agree with ONNX Runtime to {parity.max_error:.1e}"
+    if parity.agreement is not None:
+        agreement = f"{agreement}, and {parity.agreement:.2%} of the decisions on validation pairs"
+        if parity.agreement < parity.min_agreement:
+            logger.warning("That is less than %g: engine: auto does not take it.", parity.min_agreement)
     smallest, usual, largest = tag.batch
     out.print(f"{agreement}; batches of {smallest} to {largest}, best at {usual}; {seconds:.1f} s.", highlight=False)
     if generated.signature_lost:

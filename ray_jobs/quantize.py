@@ -5,24 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from changenet import storage
 from changenet.adoption import SpecDescribes
 from changenet.agreement import contradictions
-from changenet.data.calibration import Pairs, batches
-from changenet.data.pairs import PairSource
-from changenet.engines import engine_of
 from changenet.errors import EngineError, SpecError
-from changenet.evaluation.comparison import compare_engines
-from changenet.evaluation.cost import BATCHES, measure
+from changenet.evaluation.cost import BATCHES
 from changenet.evaluation.report.wording import number
-from changenet.factory.quantization import calibration_pairs, quantization_rules, sampled_pairs
+from changenet.factory.quantization import calibration_pairs, quantization_rules
 from changenet.model.network import ChangeNet
 from changenet.quantization import modelopt, torchao
 from changenet.quantization.file import QuantizedCheckpoint, save_quantized
@@ -30,15 +24,11 @@ from changenet.quantization.layers import candidates, choose_layers
 from changenet.spec import Experiment
 from changenet.training.checkpoint import Checkpoint, build_network, load_checkpoint, package_versions
 from ray_jobs.action import Action
-from ray_jobs.console import out, progress, result_table
-from ray_jobs.trained import checkpoint_path
+from ray_jobs.checkpoint_path import checkpoint_path
+from ray_jobs.console import out, result_table
+from ray_jobs.quantize_comparison import PAIR_GRAPH, Candidates, Graphs, shown
 
 logger = logging.getLogger(__name__)
-
-BATCH = 8
-COMPARED = 1000  # pairs at most
-PAIR_GRAPH = "pair.onnx"
-NOT_COMPARED = {"agreement": None, "max_score_difference": None}  # the gate of an export holds them to 1e-4
 
 
 def run(spec: str, overrides: Sequence[str] = ()) -> int:
@@ -71,17 +61,17 @@ def run(spec: str, overrides: Sequence[str] = ()) -> int:
         if problems:
             raise SpecError(problems)
         quantized, graphs, float_graphs = BACKENDS[backend](experiment, checkpoint, build_network(checkpoint))
-        quantized, figures = _compare(experiment, checkpoint, quantized, graphs)
+        candidates = Candidates(checkpoint, quantized, graphs, float_graphs)
+        quantized, figures, judged = candidates.decide(experiment)
         files = _save(action, quantized, graphs, key)
         figures = {"checkpoint": path, "backend": backend, "layers": quantized.layers, **figures}
-        figures["engines"] = _engines(checkpoint, quantized, graphs, float_graphs, figures.pop("judged"))
+        figures["engines"] = candidates.measured(judged)
         storage.write_text(action.path("comparison.json"), json.dumps(figures, indent=2, allow_nan=False) + "\n")
         _tell(quantized, figures, files)
         logger.info("Quantized in %.1f s.", time.perf_counter() - started)
     return 0
 
 
-Graphs = dict[str, bytes]
 Quantized = tuple[QuantizedCheckpoint, Graphs, Graphs]  # what is written, its graphs, and those of floats, by file name
 
 
@@ -98,7 +88,7 @@ def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet
     pairs, rows = calibration_pairs(experiment, checkpoint.description)
 
     def run(watched: ChangeNet) -> None:
-        for batch in _shown("Calibrating", pairs, rows):
+        for batch in shown("Calibrating", pairs, rows):
             watched(*(watched.normalise(torch.from_numpy(pictures)) for pictures in batch))
 
     entropy = experiment.quantize.algorithm == "entropy"
@@ -122,7 +112,7 @@ def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: Change
     logger.info("Tracing %s.", checkpoint.description.network["backbone"])
     floats = trace_parts(merged(network))
     parts, done = quantize_parts(
-        floats, layers, _shown("Calibrating", pairs, rows), entropy=experiment.quantize.algorithm == "entropy"
+        floats, layers, shown("Calibrating", pairs, rows), entropy=experiment.quantize.algorithm == "entropy"
     )
     before, after = (
         {name: graph.SerializeToString(deterministic=True) for name, graph in assemble(each).items()}
@@ -162,86 +152,6 @@ def _described(
         weights_sha256=weights_digest(checkpoint.state),
         **content,
     )
-
-
-def _pairs_to_compare(experiment: Experiment, checkpoint: Checkpoint) -> tuple[str, PairSource, list[int]] | None:
-    """Return the first of validation, test and training set that the spec names, and rows of it."""
-    data = experiment.dataset.classify
-    for split in ("validation", "test", "train"):
-        if getattr(data, f"{split}_dataset").csv_path:
-            pairs, rows = sampled_pairs(experiment, split, checkpoint.description, COMPARED)
-            return pairs.annotations.path, pairs, rows
-    return None
-
-
-def _shown(title: str, pairs: Pairs, rows: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-    with progress() as bar:
-        task = bar.add_task(title, total=len(rows))
-        for test, golden in batches(pairs, rows, size=BATCH):
-            yield test, golden
-            bar.advance(task, len(test))
-
-
-def _compare(
-    experiment: Experiment, checkpoint: Checkpoint, quantized: QuantizedCheckpoint, graphs: Graphs
-) -> tuple[QuantizedCheckpoint, dict[str, Any]]:
-    """Return the quantized checkpoint, which now says how well it agrees, and that part of `comparison.json`."""
-    compared_with = _pairs_to_compare(experiment, checkpoint)
-    if compared_with is None:
-        return quantized, {"judged": ({}, {})}
-    name, pairs, rows = compared_with
-    description = checkpoint.description
-    reference, candidate = engine_of(checkpoint), engine_of(replace(quantized, graphs=graphs))
-    found = compare_engines(reference, candidate, _shown("Comparing", pairs, rows), description)
-    quantized = quantized.compared(found.agreement, found.max_error)
-    is_defect = None if pairs.annotations.labels is None else pairs.annotations.is_defect[rows]
-    difference = found.max_difference
-    return quantized, {
-        "set": name,
-        "pairs": len(rows),
-        "threshold": description.threshold.value,
-        "agreement": found.agreement,
-        "min_agreement": quantized.min_agreement,
-        "agrees": quantized.agrees,
-        "max_score_difference": difference if np.isfinite(difference) else None,
-        "judged": (
-            {**found.reference.figures(description, is_defect), "agreement": 1.0, "max_score_difference": 0.0},
-            {
-                **found.candidate.figures(description, is_defect),
-                "agreement": found.agreement,
-                "max_score_difference": difference if np.isfinite(difference) else None,
-            },
-        ),
-    }
-
-
-def _engines(
-    checkpoint: Checkpoint,
-    quantized: QuantizedCheckpoint,
-    graphs: Graphs,
-    float_graphs: Graphs,
-    judged: tuple[dict[str, Any], dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """Return a row an engine and precision: what it decides, and what it costs."""
-    runtime = "onnxruntime" if graphs else "torch"
-    rows: list[tuple[str, str, Checkpoint | QuantizedCheckpoint, int, dict[str, Any]]] = [
-        ("torch", "fp32", checkpoint, _weights(checkpoint), judged[0])
-    ]
-    if float_graphs:  # of the same scores, to tell what the runtime gives from what the integers give
-        floats = replace(quantized, graphs=float_graphs, layers={"": "fp32"})
-        rows.append((runtime, "fp32", floats, len(float_graphs[PAIR_GRAPH]), {**judged[0], **NOT_COMPARED}))
-    size = len(graphs[PAIR_GRAPH]) if graphs else _weights(quantized)
-    rows.append((runtime, quantized.precision, replace(quantized, graphs=graphs), size, judged[1]))
-    found = []
-    for engine, precision, model, size, figures in rows:
-        logger.info("Measuring %s %s.", engine, precision)
-        known = {"engine": engine, "precision": precision, "size_mb": round(size / 1e6, 3)}
-        found.append({**known, **measure(model).to_dict(), **figures})
-    return found
-
-
-def _weights(checkpoint: Checkpoint | QuantizedCheckpoint) -> int:
-    return sum(tensor.nbytes for tensor in checkpoint.state.values())
 
 
 def _save(action: Action, quantized: QuantizedCheckpoint, graphs: dict[str, bytes], key: str | None) -> list[str]:

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from changenet.data.pairs import PairSource
 from changenet.description import UNSCORED
-from changenet.engines.tensorrt import RUNTIME, is_engine_file
+from changenet.engines.tensorrt_files import RUNTIME, is_engine_file
 from changenet.errors import DataError, EngineError, Problem
 from changenet.inspection import Inspector
 from changenet.training.memory import keep_freed_memory

@@ -9,7 +9,6 @@ import contextlib
 import ipaddress
 import logging
 import os
-import re
 import signal
 import socket
 import threading
@@ -20,18 +19,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from changenet.bundle import Bundle, read_bundle
-from changenet.errors import ChangeNetError, EngineError, Problem, SpecError
+from changenet.errors import EngineError
 from ray_jobs import cluster
 from ray_jobs.console import out
+from ray_jobs.serve_check import check, is_remote
 from ray_jobs.serve_settings import APPLICATION, HOST, PORT, choose
 from ray_jobs.tls import Tls, probe_context
 from serve.environment import ENVIRONMENT
 from serve.form import part_name
-from serve.keys import read_keys
 from serve.settings import ServiceSettings
 
-START_SECONDS = 60
+START_SECONDS = 180  # replicas are up by then; an overloaded machine takes long to answer all the same
 
 logger = logging.getLogger(__name__)
 
@@ -119,48 +117,6 @@ def run(
     return 0
 
 
-def check(
-    settings: ServiceSettings, *, host: str, port: int, address: str | None = None, tls: Tls | None = None
-) -> tuple[str, ...]:
-    """Verify every bundle, the keys and the port where that can be done from here, and return the first model's lights.
-
-    Raises:
-        ChangeNetError: All that is wrong.
-    """
-    if _is_remote(address):
-        return ("",)
-    problems: list[Problem] = []
-    bundles: list[Bundle] = []
-    key = settings.encryption_key.get_secret_value() if settings.encryption_key else None
-    for model in settings.models:
-        try:
-            bundle = read_bundle(model.bundle, encryption_key=key, trusted_keys=settings.trusted_keys)
-            if bundle.encrypted:
-                for name in bundle.manifest.sha256:
-                    bundle.read(name)
-            bundles.append(bundle)
-        except ChangeNetError as error:
-            problems += error.problems
-    if settings.keys_file:
-        try:
-            read_keys(settings.keys_file)
-        except SpecError as error:
-            problems += error.problems
-    problems += tls.problems() if tls else []
-    try:
-        with socket.socket() as probe:
-            # No SO_REUSEPORT: Ray Serve sets it, and two services would share the port without a word.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        problems.append(
-            Problem(f"cannot listen on {host}:{port} ({error.strerror})", fix="Choose another --port or --host.")
-        )
-    if problems:
-        raise SpecError(problems)
-    return bundles[0].manifest.description.layout.lights
-
-
 def start(
     settings: ServiceSettings,
     *,
@@ -207,7 +163,7 @@ def start(
             logging_config=LoggingConfig(encoding="JSON", log_level="WARNING"),
         )
         serve.run(build(settings), name=APPLICATION, route_prefix="/")
-        if not _is_remote(address):
+        if not is_remote(address):
             _wait_until_ready(service.url)
     except BaseException as error:
         reason = _reason() if isinstance(error, RuntimeError) else ""  # what serve.run raises when no replica starts
@@ -267,22 +223,6 @@ def _tell(url: str, settings: ServiceSettings, lights: Sequence[str]) -> None:
         out.print(line, soft_wrap=True)
 
 
-def _is_remote(address: str | None) -> bool:
-    """Say whether the head node, where the service will listen, is another machine than this one."""
-    target = address or os.environ.get("RAY_ADDRESS") or ""
-    if target.startswith("ray://"):
-        return True
-    host = target.rpartition(":")[0]
-    if not host:  # "local", "auto" or nothing
-        return False
-    try:
-        with socket.socket() as probe:
-            probe.bind((host, 0))  # works with addresses of this machine alone
-    except OSError:
-        return True
-    return False
-
-
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -298,10 +238,11 @@ def _in_url(host: str) -> str:
 
 
 def _reason() -> str:
-    """Return the last line of the traceback that a replica left with Ray Serve, without the exception's type."""
+    """Return why no replica starts."""
     from ray import serve
+
+    from serve.remote import reason_in
 
     application = serve.status().applications.get(APPLICATION)
     messages = [deployment.message for deployment in application.deployments.values()] if application else []
-    lines = [line for message in messages for line in message.splitlines() if re.match(r"[\w.]+: ", line)]
-    return lines[-1].split(": ", 1)[1] if lines else ""
+    return reason_in("\n".join(messages))

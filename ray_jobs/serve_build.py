@@ -10,13 +10,15 @@ from typing import Any
 import yaml
 
 from changenet import storage
+from ray_jobs.serve_check import check_bundles
 from ray_jobs.serve_settings import APPLICATION, Chosen, choose
+from serve.deployments import INGRESS, deployment_of, scaling
 from serve.settings import ServiceSettings
 
-# What Ray Serve changes in place: it restarts replicas for everything else.
-_CHANGED_IN_PLACE = ("batching", "replicas", "autoscaling")
+# What the deployments say. Batches are in `args` too: limits must fit them there.
+_ELSEWHERE = ("replicas", "autoscaling")
 _HEADER = """# For `serve deploy`, or as serveConfigV2 of a RayService; made by `changenet serve build`.
-# A change below `deployments` is made while the service runs; one of `args` starts new replicas.
+# A change below `deployments` is made while the service runs, and wins over `args`; one of `args` starts new replicas.
 """
 
 logger = logging.getLogger(__name__)
@@ -28,8 +30,14 @@ def run(given: Mapping[str, Any], out: str | None) -> int:
     Args:
         given: Arguments of `ray_jobs.serve_settings.choose`, which see for errors.
         out: File to write; None: stdout.
+
+    Raises:
+        SpecError: A bundle that is seen from here cannot be used.
     """
     chosen = choose(**given)
+    away = check_bundles(chosen.settings)
+    for model in away:
+        logger.warning("Not verified: %r (%s) is not seen from here, only by the replicas.", model.name, model.bundle)
     if chosen.settings.encryption_key is not None:
         logger.warning("The passphrase is not written: add it below args as encryption_key where the file is deployed.")
     text = _HEADER + yaml.safe_dump(config(chosen), sort_keys=False, allow_unicode=True)
@@ -43,7 +51,7 @@ def run(given: Mapping[str, Any], out: str | None) -> int:
 def config(chosen: Chosen) -> dict[str, Any]:
     """Return the content of the file, which Ray's `ServeDeploySchema` accepts."""
     settings = chosen.settings
-    args = settings.model_dump(mode="json", exclude={*_CHANGED_IN_PLACE, "encryption_key"}, exclude_defaults=True)
+    args = settings.model_dump(mode="json", exclude={*_ELSEWHERE, "encryption_key"}, exclude_defaults=True)
     return {
         "proxy_location": "HeadOnly",
         "http_options": {
@@ -58,18 +66,12 @@ def config(chosen: Chosen) -> dict[str, Any]:
                 "route_prefix": "/",
                 "import_path": "serve.app:build",
                 "args": args,
-                "deployments": [{"name": "inspection", **_deployment(settings)}],
+                "deployments": [_deployment(settings), *(_deployment(settings, name) for name in settings.alone)],
             }
         ],
     }
 
 
-def _deployment(settings: ServiceSettings) -> dict[str, Any]:
-    scaling: dict[str, Any] = {"num_replicas": settings.replicas}
-    if settings.autoscaling:
-        scaling = {"autoscaling_config": settings.autoscaling.model_dump()}
-    return {
-        **scaling,
-        "ray_actor_options": {"num_cpus": settings.cpus or 1},
-        "user_config": settings.batching.model_dump(),
-    }
+def _deployment(settings: ServiceSettings, model: str | None = None) -> dict[str, Any]:
+    name = INGRESS if model is None else deployment_of(model)
+    return {"name": name, **scaling(settings, model), "user_config": settings.batching.model_dump()}

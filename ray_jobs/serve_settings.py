@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 from changenet import signing, storage
 from changenet.errors import Problem, SpecError
-from changenet.spec.serve import Serve
+from changenet.spec import serve
 from ray_jobs.action import Action
 from ray_jobs.tls import Tls
-from serve.settings import NAME_PATTERN, Autoscaling, Batching, Limits, ModelSettings, ServiceSettings
+from serve.settings import DOTS, NAME_PATTERN, Autoscaling, Batching, Limits, ModelSettings, ServiceSettings
 
 APPLICATION = "changenet"
 HOST = "127.0.0.1"
 PORT = 8000
 GOLDENS_DIR = "results/serve/goldens"  # without a spec
+INSPECTIONS = Limits().inspections
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def choose(
         raise SpecError(f"{overrides[0]!r} overrides a spec, but none is given", fix="Add -e SPEC.")
     given = parse_models(models)
     action = Action.load("serve", spec, overrides) if spec is not None else None
-    section = action.experiment.serve if action else Serve()
+    section = action.experiment.serve if action else serve.Serve()
     chosen = [
         ModelSettings(
             name=each.name,
@@ -59,6 +60,8 @@ def choose(
             engine=each.engine,
             version=each.version,
             traffic=each.traffic,
+            replicas=each.replicas,
+            autoscaling=_autoscaling(each.autoscaling),
         )
         for each in section.models
         if each.name not in given
@@ -67,18 +70,18 @@ def choose(
     if not chosen:
         raise SpecError("no model to serve", fix="Give --model NAME=BUNDLE, or serve.models in the spec.")
     goldens_dir = section.goldens_dir or (action.path("goldens") if action else GOLDENS_DIR)
-    scaling = section.autoscaling
     keys_file = keys_file or section.keys_file
+    together = {each.name for each in chosen if each.traffic == 1 and not (each.replicas or each.autoscaling)}
     settings = ServiceSettings(
         models=tuple(chosen),
         limits=Limits(
             request_bytes=section.max_request_mb << 20,
             picture_pixels=section.max_picture_megapixels * 1_000_000,
-            inspections=section.max_ongoing_requests,
+            inspections=section.max_ongoing_requests or max(INSPECTIONS, len(together) * section.max_batch_size),
         ),
         batching=Batching(max_batch_size=section.max_batch_size, batch_wait_timeout_s=section.batch_wait_timeout_s),
         replicas=section.replicas,
-        autoscaling=Autoscaling(**scaling.model_dump()) if scaling.max_replicas is not None else None,
+        autoscaling=_autoscaling(section.autoscaling),
         cpus=section.cpus,
         goldens_dir=storage.absolute(goldens_dir),
         golden_cache_bytes=section.golden_cache_mb << 20,
@@ -93,6 +96,10 @@ def choose(
     return Chosen(settings, host or section.host, port or section.port, tls, action)
 
 
+def _autoscaling(section: serve.Autoscaling) -> Autoscaling | None:
+    return Autoscaling(**section.model_dump()) if section.max_replicas is not None else None
+
+
 def parse_models(models: Sequence[str]) -> dict[str, ModelSettings]:
     """Return the models of `NAME=BUNDLE` options, by name.
 
@@ -105,8 +112,9 @@ def parse_models(models: Sequence[str]) -> dict[str, ModelSettings]:
         name, separator, bundle = option.partition("=")
         if not separator or not name or not bundle:
             problems.append(Problem(f"{option!r} is not NAME=BUNDLE", "--model"))
-        elif not re.fullmatch(NAME_PATTERN, name):
-            problems.append(Problem(f"{name!r} is no model name", "--model", f"It must match {NAME_PATTERN}."))
+        elif not re.fullmatch(NAME_PATTERN, name) or name in DOTS:
+            fix = f"It must match {NAME_PATTERN}, and be more than . or .. ."
+            problems.append(Problem(f"{name!r} is no model name", "--model", fix))
         elif name in chosen:
             problems.append(Problem(f"the name {name!r} is given twice", "--model"))
         else:

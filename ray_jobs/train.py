@@ -11,11 +11,12 @@ from changenet.spec import Experiment
 from ray_jobs import cluster
 from ray_jobs.action import Action
 from ray_jobs.console import out, result_table
+from ray_jobs.failures import ours
 from ray_jobs.follow import follow
 from ray_jobs.metrics_csv import read_epochs
 from ray_jobs.shared_storage import check_shared
 from ray_jobs.stopping import run_until_interrupted
-from ray_jobs.train_run import cause, make_trainer, prepare
+from ray_jobs.train_run import make_trainer, prepare
 from ray_jobs.workers import plan_workers
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def _fit(experiment: Experiment, action: Action, checkpoint: str | None) -> None
         try:
             run_until_interrupted(trainer.fit, board)
         except ray.train.TrainingFailedError as error:
-            raise cause(error) from error
+            raise ours(error) or error from error
         if failure := ray.get(board.failure.remote()):
             raise failure
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from changenet import storage
-from changenet.errors import ChangeNetError, DataError, Problem, SpecError
+from changenet.errors import DataError, Problem, SpecError
 from changenet.spec import Experiment
 from changenet.spec.workers import unshared_batch
 from ray_jobs.checkpoint_files import LATEST, file_name
+from ray_jobs.shared_storage import mark
 from ray_jobs.workers import Workers
 
 if TYPE_CHECKING:
@@ -78,10 +79,14 @@ def make_trainer(
     import ray.train
     from ray.train.torch import TorchTrainer
 
+    from ray_jobs.restarts import Restarts
     from ray_jobs.train_worker import train_worker
 
     settings = experiment.train
     check_share(experiment, workers)
+    # A name of its own each time: a run goes on from our checkpoint, never from a snapshot of some Ray version.
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    mark(folder, name)
     fewest, most = workers.count
     if fewest < most and not settings.ray.max_failures:
         logger.warning("train.ray.max_failures is 0: the run grows with the cluster, and ends when it loses a worker.")
@@ -89,6 +94,7 @@ def make_trainer(
         train_worker,
         train_loop_config={
             "experiment": experiment,
+            "name": name,
             "folder": storage.absolute(folder),
             "checkpoint": checkpoint,
             "before": file_name(storage.resolve_latest(storage.join(folder, LATEST))),
@@ -102,24 +108,12 @@ def make_trainer(
             resources_per_worker={"CPU": workers.cpus, **workers.resources},
         ),
         run_config=ray.train.RunConfig(
-            # A name of its own each time: a run goes on from our checkpoint, never from a snapshot of some Ray version.
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+            name=name,
             storage_path=settings.ray.storage_path or storage.absolute(storage.join(folder, ".ray")),
             failure_config=ray.train.FailureConfig(max_failures=settings.ray.max_failures),
-            callbacks=list(callbacks),
+            callbacks=[Restarts(board), *callbacks],
         ),
     )
-
-
-def cause(error: BaseException) -> BaseException:
-    """Return the error of ours that made the workers fail, or the error itself."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        inner: BaseException | None = failure
-        while inner is not None:
-            if isinstance(inner, ChangeNetError):
-                return inner
-            inner = getattr(inner, "cause", None) or inner.__cause__
-    return error
 
 
 def _check_files(sources: Sequence[PairSource]) -> None:

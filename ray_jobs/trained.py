@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Literal
+
+import torch
 
 from changenet import factory, storage
 from changenet.adoption import SpecDescribes
@@ -21,18 +22,21 @@ from changenet.bundle import MANIFEST, is_bundle
 from changenet.data.pairs import PairSource
 from changenet.description import ModelDescription, Threshold
 from changenet.engines import PRECISIONS
-from changenet.engines.tensorrt import RUNTIME as TENSORRT
-from changenet.engines.tensorrt import open_files
-from changenet.errors import ChangeNetError, CheckpointError, EngineError, Problem, SpecError
+from changenet.engines.tensorrt_files import RUNTIME as TENSORRT
+from changenet.engines.tensorrt_files import files_of, open_files
+from changenet.errors import ChangeNetError, EngineError, Problem, SpecError
 from changenet.evaluation.thresholds import fit_threshold
+from changenet.inspection import Inspector
 from changenet.spec import Experiment
-from changenet.spec.actions import Scoring, runs_engine_file
+from changenet.spec.actions import runs_engine_file
 from changenet.training.checkpoint import package_versions
 from ray_jobs import cluster
+from ray_jobs.checkpoint_path import checkpoint_path
 from ray_jobs.score_parts import ScoreParts
 from ray_jobs.scorer import ModelFile
 from ray_jobs.scoring import Scored, score_rows
 from ray_jobs.shared_storage import check_shared
+from ray_jobs.threshold_choice import choose_threshold
 from ray_jobs.workers import Workers, plan_workers
 
 logger = logging.getLogger(__name__)
@@ -80,6 +84,8 @@ class TrainedNetwork:
             compiled=section.compile,
         )
         self.engine, self.precision, self.description, self._version = self._open()
+        if self.engine == TENSORRT:
+            self._check_gpu()
         problems = list(contradictions(experiment, self.description, path))
         if section.is_quantized and self.precision in PRECISIONS:
             what = f"is true, but {path} is not quantized"
@@ -95,8 +101,19 @@ class TrainedNetwork:
             files, _ = open_files(self.file.path, encryption_key=self._experiment.secret())
             return TENSORRT, files.tag.precision, files.description, files.tag.version
         inspector = self.file.load()
-        version = importlib.import_module(inspector.engine_name).__version__
-        return inspector.engine_name, inspector.engine.precision, inspector.description, version
+        engine, precision, version = _facts(inspector)
+        return engine, precision, inspector.description, version
+
+    def _check_gpu(self) -> None:
+        """Refuse TensorRT where no worker will have a GPU, before Ray starts and pictures are looked at."""
+        use_gpu = getattr(self._experiment, self._action).ray.use_gpu
+        if use_gpu is False or (cluster.will_start_here(self._address) and not torch.cuda.is_available()):
+            raise self._no_gpu()
+
+    def _no_gpu(self) -> EngineError:
+        what = "TensorRT runs on GPUs, and no worker has one"
+        fix = f"Run on a cluster with GPUs, or name a checkpoint or a bundle and leave {self._action}.engine out."
+        return EngineError(what, where=self.file.path, fix=fix)
 
     def rows(self, split: Literal["validation", "test", "infer"]) -> PairSource:
         """Return the rows of a split, whose pictures are prepared as the network was trained.
@@ -121,8 +138,8 @@ class TrainedNetwork:
 
         What an interrupted run with the same network, rows and settings scored is not scored again; see `finish`.
         """
-        model = replace(self.file, threshold=threshold.value if threshold else None)
         batch_size, workers = self._experiment.batch_size(self._action), self._workers
+        model = replace(self.file, engine=self.engine, threshold=threshold.value if threshold else None)
         described = self.description.to_dict()
         depends_on = {
             "model": storage.file_sha256(storage.join(model.path, MANIFEST) if is_bundle(model.path) else model.path),
@@ -153,23 +170,29 @@ class TrainedNetwork:
         section = getattr(self._experiment, self._action)
         key = "trt_engine" if runs_engine_file(section) else "checkpoint"
         check_shared(self._experiment, (split,), read={f"{self._action}.{key}": self.file.path}, written={})
-        workers = plan_workers(section.ray, asked_gpus=self._experiment.num_gpus(self._action) * section.num_nodes)
+        asked_gpus = self._experiment.num_gpus(self._action) * section.num_nodes
+        workers = plan_workers(section.ray, asked_gpus=asked_gpus, together=False)
         if self.engine == TENSORRT and not workers.use_gpu:
-            what = "TensorRT runs on GPUs, and no worker has one"
-            fix = f"Run on a cluster with GPUs, or name a checkpoint or a bundle and leave {self._action}.engine out."
-            raise EngineError(what, where=self.file.path, fix=fix)
-        if self.engine == TENSORRT:
-            self._try_on_a_gpu()
+            raise self._no_gpu()
+        if workers.use_gpu and (self.engine == TENSORRT or (section.engine == "auto" and is_bundle(self.file.path))):
+            self._open_where_it_runs()
         return workers
 
-    def _try_on_a_gpu(self) -> None:
-        """Open the engine once where it will run: what fails in a worker of Ray Data is no error that a user can read."""
+    def _open_where_it_runs(self) -> None:
+        """Open the network once on a GPU of the cluster; the engine that `auto` takes there is that of all workers.
+
+        What fails in a worker of Ray Data is no error that a user can read.
+        """
         import ray
 
         try:
-            ray.get(ray.remote(num_cpus=0, num_gpus=1)(_open_on_gpu).remote(self.file))
+            found = ray.get(ray.remote(num_cpus=0, num_gpus=1)(_open_on_gpu).remote(self.file))
         except ChangeNetError as error:  # Ray's own, which is one of ours, too
-            raise EngineError(error.problems) from None
+            if self.engine == TENSORRT:
+                raise EngineError(error.problems) from None
+            return  # ONNX Runtime: the workers say why it takes their CPUs
+        if self.engine != TENSORRT:
+            self.engine, self.precision, self._version = found
 
     def _fit(self, target: float, margin: float) -> Threshold:
         if not self._experiment.dataset.classify.validation_dataset.csv_path:
@@ -190,73 +213,19 @@ class TrainedNetwork:
         return threshold
 
 
-def _open_on_gpu(file: ModelFile) -> None:
-    file.load(device="cuda")
+def _open_on_gpu(file: ModelFile) -> tuple[str, str, str]:
+    return _facts(file.load(device="cuda"))
+
+
+def _facts(inspector: Inspector) -> tuple[str, str, str]:
+    """Return the engine, its precision, and the version of the runtime."""
+    name, bundle = inspector.engine_name, inspector.bundle
+    if name == TENSORRT:
+        version = files_of(bundle).tag.version if bundle else ""
+    else:
+        version = importlib.import_module(name).__version__
+    return name, inspector.engine.precision, version
 
 
 def _known(description: ModelDescription, _: object) -> ModelDescription:
     return description
-
-
-def checkpoint_path(experiment: Experiment, action: Literal["evaluate", "inference", "export", "quantize"]) -> str:
-    """Return the checkpoint (or bundle, or TensorRT engine) that an action's section names.
-
-    Raises:
-        SpecError: It names none.
-        CheckpointError: There is none.
-    """
-    section = getattr(experiment, action)
-    name = "model_path" if action == "quantize" else "checkpoint"
-    if isinstance(section, Scoring) and runs_engine_file(section):
-        name = "trt_engine"
-    key = f"{action}.{name}"
-    path: str | None = getattr(section, name)
-    if not path:
-        example = storage.join(experiment.action_dir("train"), "model_best.pth")
-        raise SpecError("not given", where=key, fix=f"Name a checkpoint or a bundle folder, such as {example}.")
-    if not storage.exists(path):
-        fix = "Run changenet train first, or name another file."
-        raise CheckpointError(f"there is no {path}", where=key, fix=fix)
-    return path
-
-
-def choose_threshold(
-    experiment: Experiment, description: ModelDescription, *, fit: Callable[[float, float], Threshold]
-) -> Threshold:
-    """Return the threshold to decide by: what the spec writes beats what the network carries.
-
-    A written `model.classify.eval_margin` is used as it is. A written recall target that is not the one the network's
-    threshold was fitted for is fitted anew, on validation, never on the set that is judged.
-
-    Args:
-        experiment: The spec.
-        description: The network's own threshold.
-        fit: Fits a threshold on validation for (target, margin to fall back to).
-    """
-    stored, choice = description.threshold, experiment.evaluate.threshold
-    if not experiment.threshold_written:
-        if stored.policy == "margin" and not description.metrics:
-            advice = f"Write {CLASSIFY}.eval_margin, or evaluate.threshold.policy: recall to fit one on validation."
-            logger.warning("The network has no fitted threshold: %g decides. %s", stored.value, advice)
-        return stored
-    margin = _margin(experiment, description)
-    if experiment.threshold_policy == "margin":
-        if experiment.model.classify.eval_margin is None and stored.policy == "margin":
-            return stored
-        return Threshold(margin, "margin")
-    target = choice.target if choice.target is not None else stored.target or 1.0
-    if stored.policy == "recall" and stored.target == target:
-        return stored
-    return fit(target, margin)
-
-
-def _margin(experiment: Experiment, description: ModelDescription) -> float:
-    """Return the written margin, or the default of the network's difference module."""
-    written = experiment.model.classify.eval_margin
-    if description.difference_module == "euclidean":
-        trained = description.spec.get("model", {}).get("classify", {})
-        return float(trained.get("train_margin_euclid", 2.0)) / 2 if written is None else written
-    if written is not None and written > 1:
-        logger.warning("%s.eval_margin is %g, but scores are probabilities: 0.5 is used.", CLASSIFY, written)
-        return 0.5
-    return 0.5 if written is None else written

@@ -8,28 +8,26 @@ import os
 import time
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray.train
 from ray import tune
 
 from changenet import storage
-from changenet.errors import ChangeNetError
+from changenet.errors import ChangeNetError, DataError
 from changenet.evaluation.objective import Objective
 from changenet.spec import Experiment
 from changenet.spec.sweep import Sweep, with_values
 from ray_jobs.action import Action
-from ray_jobs.checkpoint_files import checkpoint_name
+from ray_jobs.curve import Curve
+from ray_jobs.failures import ours
 from ray_jobs.follow import Board, log_to, start_board
-from ray_jobs.metrics_csv import read_epochs
+from ray_jobs.shared_storage import check_here
 from ray_jobs.stopping import in_background
-from ray_jobs.train_run import cause, make_trainer, prepare
+from ray_jobs.train_run import make_trainer, prepare
 from ray_jobs.workers import Workers
 
-METRIC = "objective"
-EPOCHS = "epochs"
-FIGURES = ("val_far", "val_auroc", "val_loss", "threshold")
 PERIOD = 0.2  # seconds between two looks at the board
 STOP_WAIT = 60.0  # seconds that the workers of a trial may need to end
 LOCK_WAIT = 60.0  # seconds that the processes of a killed sweep may need to end
@@ -43,6 +41,7 @@ class TrialSetup:
         experiment: The spec.
         sweep: Its sweep.
         folder: RESULTS/tune/trials.
+        run: The name that marks this folder.
         objective: What is better.
         workers: Of each trial.
         board: Where log records go; each is shown once for all trials.
@@ -52,6 +51,7 @@ class TrialSetup:
     experiment: Experiment
     sweep: Sweep
     folder: str
+    run: str
     objective: Objective
     workers: Workers
     board: Any
@@ -108,48 +108,6 @@ class _Relay(ray.train.UserCallback):
             ray.get(self._board.add_epoch.remote(metrics[0]))
 
 
-@dataclass
-class Curve:
-    """The epochs of a trial so far, and the best of them.
-
-    Args:
-        objective: What is better.
-        folder: RESULTS/train of the trial.
-    """
-
-    objective: Objective
-    folder: str
-    epochs: int = 0
-    seconds: float = 0.0
-    value: float | None = None
-    best: dict[str, Any] = field(default_factory=dict)
-    files: list[str] = field(default_factory=list)
-
-    def add(self, figures: Mapping[str, Any]) -> None:
-        """Note an epoch; of the checkpoints the best and the latest are kept."""
-        self.epochs = int(figures["epoch"]) + 1
-        self.seconds += figures["seconds"]
-        name = checkpoint_name(int(figures["epoch"]), int(figures["step"]))
-        value = self.objective.value(figures)
-        if value is not None and self.objective.is_better(value, self.value):
-            self.value = value
-            self.best = {key: figures.get(key) for key in FIGURES} | {"best_epoch": self.epochs, "checkpoint": name}
-        for old in self.files:
-            if old not in (self.best.get("checkpoint"), name):
-                storage.remove(storage.join(self.folder, old))
-        self.files = [each for each in (self.best.get("checkpoint"), name) if each]
-
-    def read(self, epochs: int) -> None:
-        """Read the first epochs back from `metrics.csv`."""
-        for figures in read_epochs(self.folder):
-            if figures["epoch"] < epochs:
-                self.add(figures)
-
-    def facts(self, *, finished: bool) -> dict[str, Any]:
-        """Return what Ray Tune is told: the best so far."""
-        return {METRIC: self.value, EPOCHS: self.epochs, "seconds": self.seconds, "finished": finished, **self.best}
-
-
 class TrialRun(tune.Trainable):
     """Trains one trial, from its own latest checkpoint if it has one, to its last epoch or until Ray Tune stops it.
 
@@ -191,6 +149,10 @@ class TrialRun(tune.Trainable):
         setup = self._setup
         with contextlib.suppress(FileNotFoundError):  # a node without that folder needs absolute paths
             os.chdir(setup.working_dir)
+        try:
+            check_here(setup.experiment, setup.folder, setup.run)
+        except DataError as error:  # of this node, not of the trial, which the next start tries again
+            raise RuntimeError(str(error)) from None
         log_to(setup.board)
         logging.getLogger("ray_jobs.resume").setLevel(logging.WARNING)
         experiment = setup.experiment_of(self.trial_name, self._point)
@@ -226,7 +188,7 @@ class TrialRun(tune.Trainable):
         try:
             self._outcome.result()
         except ray.train.TrainingFailedError as error:
-            raise cause(error) from error
+            raise ours(error) or error from error
         if failure := ray.get(self._board.failure.remote()):
             raise failure
 

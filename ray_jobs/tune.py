@@ -18,7 +18,7 @@ from changenet.spec.sweep import Sweep, load_sweep
 from changenet.spec.sweep_file import DEFAULT_TRIALS
 from ray_jobs import cluster
 from ray_jobs.action import Action
-from ray_jobs.shared_storage import check_shared
+from ray_jobs.shared_storage import check_shared, mark
 from ray_jobs.train import with_seed
 from ray_jobs.train_run import check_share, prepare
 from ray_jobs.tune_results import best_trial, write_results
@@ -92,7 +92,7 @@ def _search(
     from ray_jobs.follow import start_board
     from ray_jobs.trial import TrialRun, TrialSetup
     from ray_jobs.tune_board import TuneBoard
-    from ray_jobs.tune_search import make_scheduler, make_search
+    from ray_jobs.tune_search import make_scheduler, make_search, replay
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what happens to trials, we say
     settings, left = experiment.train, total - len(state.over)
@@ -107,10 +107,13 @@ def _search(
         "%d trials, %d at once, each with %d worker(s) of %g CPUs.", left, at_once, workers.count[1], workers.cpus
     )
     board = start_board()
+    run_name, trials = time.strftime("%Y%m%d-%H%M%S"), storage.absolute(action.path("trials"))
+    mark(trials, run_name)
     setup = TrialSetup(
         experiment=experiment,
         sweep=sweep,
-        folder=storage.absolute(action.path("trials")),
+        folder=trials,
+        run=run_name,
         objective=objective,
         workers=workers,
         board=board,
@@ -125,7 +128,9 @@ def _search(
     open_spec = experiment.model_copy(update={"encryption_key": None})  # Ray Tune writes down what it calls
 
     def name(trial: Any) -> str:
-        return state.begin(trial.config, sweep.values(open_spec, trial.config)).name
+        mine = state.begin(trial.config, sweep.values(open_spec, trial.config))
+        replay(scheduler, state, mine, objective, seen_as=trial)
+        return mine.name
 
     with TuneBoard(state, total=total, num_epochs=settings.num_epochs, board=board) as progress:
         tuner = tune.Tuner(
@@ -141,7 +146,7 @@ def _search(
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                name=time.strftime("%Y%m%d-%H%M%S"),
+                name=run_name,
                 storage_path=settings.ray.storage_path or storage.absolute(action.path(".ray")),
                 failure_config=tune.FailureConfig(max_failures=settings.ray.max_failures),
                 callbacks=[progress],

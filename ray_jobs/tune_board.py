@@ -11,9 +11,9 @@ from ray import tune
 from rich.console import RenderableType
 from rich.live import Live
 
-from changenet.errors import ChangeNetError
 from changenet.spec.rendering import flow
 from ray_jobs.console import err, result_table
+from ray_jobs.failures import cluster_failure, last_words, ours
 from ray_jobs.tune_state import SweepState, Trial
 
 logger = logging.getLogger(__name__)
@@ -90,9 +90,10 @@ class TuneBoard(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """Note why a trial failed; the sweep goes on."""
-        mine, error = self._state.trials[str(trial)], _ours(_error_of(trial))
-        mine.status = "failed" if isinstance(error, ChangeNetError) else "crashed"
-        mine.error = " ".join(str(error).split()) if error is not None else "the process of the trial ended"
+        mine, error = self._state.trials[str(trial)], _error_of(trial)
+        mine.status = "failed" if ours(error) else "crashed"
+        told = ours(error) or (error and (cluster_failure(error) or last_words(error)))
+        mine.error = " ".join(str(told or "the process of the trial ended").split())
         self._look()
         logger.warning("Trial %s %s: %s", mine.name, mine.status, mine.error)
         self._changed()
@@ -157,14 +158,4 @@ def _error_of(trial: Any) -> BaseException | None:
         return None
     with Path(trial.pickled_error_file).open("rb") as file:
         error: BaseException = pickle.load(file)  # noqa: S301 - written by this process a moment ago
-    return error
-
-
-def _ours(error: BaseException | None) -> BaseException | None:
-    """Return the error of ours inside one of Ray's, or the error itself."""
-    inner = error
-    while inner is not None:
-        if isinstance(inner, ChangeNetError):
-            return inner
-        inner = getattr(inner, "cause", None) or inner.__cause__
     return error

@@ -15,8 +15,8 @@ from ray.tune.search.optuna import OptunaSearch
 from changenet.evaluation.objective import Objective
 from changenet.spec.dimension import Dimension
 from changenet.spec.sweep import Sweep
+from ray_jobs.curve import EPOCHS, METRIC
 from ray_jobs.metrics_csv import read_epochs
-from ray_jobs.trial import EPOCHS, METRIC
 from ray_jobs.tune_state import SweepState, Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what happens to trials, we say
@@ -84,13 +84,27 @@ def make_scheduler(
     else:
         return FIFOScheduler()
     for trial in state.over:
-        earlier = _Earlier(trial.name)
-        scheduler.on_trial_add(None, earlier)
-        best: float | None = None
-        for epoch, value in learning_curve(state, trial, objective):
-            best = value if objective.is_better(value, best) else best
-            scheduler.on_trial_result(None, earlier, {EPOCHS: epoch, METRIC: best})
+        replay(scheduler, state, trial, objective, seen_as=_Earlier(trial.name))
     return scheduler
+
+
+def replay(scheduler: TrialScheduler, state: SweepState, trial: Trial, objective: Objective, *, seen_as: Any) -> None:
+    """Tell a scheduler the epochs that a trial had before, so that others are measured by them.
+
+    It only notes them, and decides nothing: a trial that was let through once is not stopped there when it goes on.
+
+    Args:
+        scheduler: Of Ray Tune.
+        state: The sweep's trials.
+        trial: One of them; a new one has no epochs.
+        objective: What is better.
+        seen_as: What the scheduler takes for the trial.
+    """
+    best: float | None = None
+    for epoch, value in learning_curve(state, trial, objective):
+        best = value if objective.is_better(value, best) else best
+        scheduler.on_trial_add(None, seen_as)
+        scheduler.on_trial_complete(None, seen_as, {EPOCHS: epoch, METRIC: best})
 
 
 class _Earlier:

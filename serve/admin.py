@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 from fastapi import APIRouter, status
 from pydantic import Field
 
@@ -10,10 +12,19 @@ from serve.problems import HttpError
 from serve.schemas import FailedChange, ModelSummary, ShadowReport
 from serve.service import InService, Slot
 from serve.settings import Source
-from serve.slots import ModelSlot
+from serve.slot import ModelSlot
 
 # None of its routes is marked with `open_to`, so each wants the scope `admin`.
 router = APIRouter(prefix="/v1/models/{model}")
+
+
+class Swap(Source):
+    """A bundle that is to answer."""
+
+    force: bool = Field(
+        default=False,
+        description="Take it even if it compares other lights or fewer goldens, so that clients must change.",
+    )
 
 
 class ShadowChange(Source):
@@ -23,10 +34,10 @@ class ShadowChange(Source):
 
 
 @router.post("/swap")
-async def swap(slot: Slot, service: InService, source: Source) -> ModelSummary:
+async def swap(slot: Slot, service: InService, change: Swap) -> ModelSummary:
     """Let another bundle answer, without a gap; where it cannot be used the old one goes on."""
-    _allowed(slot, source)
-    await service.keeper.swap(slot, source)
+    _allowed(slot, change)
+    await service.keeper.swap(slot, _source(change), force=change.force)
     return summary(slot)
 
 
@@ -41,8 +52,8 @@ async def roll_back(slot: Slot, service: InService) -> ModelSummary:
 async def set_shadow(slot: Slot, service: InService, change: ShadowChange) -> ModelSummary:
     """Let another bundle see a share of the requests; nobody sees its verdicts."""
     _allowed(slot, change)
-    source = Source(bundle=change.bundle, engine=change.engine, version=change.version)
-    await service.keeper.set_shadow(slot, Candidate(source=source, traffic=change.traffic))
+    candidate = Candidate(source=_source(change), traffic=change.traffic, run=uuid.uuid4().hex)
+    await service.keeper.set_shadow(slot, candidate)
     return summary(slot)
 
 
@@ -75,6 +86,10 @@ def summary(slot: ModelSlot) -> ModelSummary:
         failure=FailedChange(**state.failure.model_dump()) if state.failure else None,
         behind=slot.failure,
     )
+
+
+def _source(change: Source) -> Source:
+    return Source(bundle=change.bundle, engine=change.engine, version=change.version)
 
 
 def _allowed(slot: ModelSlot, source: Source) -> None:

@@ -1,77 +1,135 @@
-"""The Ray Serve application: one deployment whose replicas hold the routes, the models and their engines."""
+"""The Ray Serve application: a deployment with the routes and the models, and one more for each model that wants its own.
+
+A replica of `inspection` is what clients reach; it passes on what the replicas of another deployment answer.
+"""
 
 # No `from __future__ import annotations`: from a config file (RayService, `serve deploy`) Ray Serve makes the argument of
 # `build` out of plain values, and it reads the class from the annotation.
+import asyncio
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
-from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
+from serve.deployments import INGRESS, deployment_of, scaling
+from serve.forwarding import Answered, Forwarded, answer
 from serve.settings import Batching, ServiceSettings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from ray.serve.handle import DeploymentHandle
 
-DEPLOYMENT = "inspection"
+    from serve.slots import ModelKeeper
+
 # What Ray Serve lets into a replica, and in front of it, beyond its inspections: health, the page, and requests that are
 # about to be refused as a problem. Only beyond this would Ray Serve itself answer 503, as plain text.
 EXTRA_REQUESTS = 1000
+# Likewise of a model's own replicas, which get requests that were let in already.
+EXTRA_FORWARDED = 16
 
 
 class Inspection:
-    """One replica: the routes, with all models loaded before the first request."""
+    """One replica that clients reach: the routes, with its models loaded before the first request."""
 
-    def __init__(self, settings: ServiceSettings) -> None:
+    def __init__(self, settings: ServiceSettings, handles: "Mapping[str, DeploymentHandle[Any]] | None" = None) -> None:
         from serve.keys import KeyRing
         from serve.loading import open_models
         from serve.metrics import Metrics, RaySink
+        from serve.remote import Deployments, RayModel
 
         _log_like_ray_serve()
         self._settings = settings
         self._keys = KeyRing(settings.keys_file) if settings.keys_file else None
         self._metrics = Metrics(RaySink())
         self._keeper = open_models(settings, self._metrics)
+        deployments = Deployments(_overviews(serve.get_replica_context().app_name) if handles else dict)
+        self._remotes = {name: RayModel(name, handle, deployments) for name, handle in (handles or {}).items()}
 
     def __serve_build_asgi_app__(self) -> "FastAPI":
         from serve.ingress import create_app
 
-        return create_app(self._keeper, self._settings.limits, keys=self._keys, metrics=self._metrics)
+        return create_app(
+            self._keeper, self._settings.limits, keys=self._keys, metrics=self._metrics, remotes=self._remotes
+        )
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new settings of batches while requests are under way."""
-        changed = ServiceSettings(**{**dict(self._settings), "batching": Batching(**user_config)})
-        self._keeper.set_batching(changed.batching)
+        _rebatch(self._settings, self._keeper, user_config)
+
+
+class ModelReplica:
+    """One replica of a model in a deployment of its own: the same routes, for requests that `Inspection` passes on."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        from serve.ingress import create_routes
+        from serve.loading import open_models
+        from serve.metrics import Metrics, RaySink
+
+        _log_like_ray_serve()
+        metrics = Metrics(RaySink())
+        self._settings = settings
+        self._keeper = open_models(settings, metrics)
+        self._app = create_routes(self._keeper, settings.limits, metrics=metrics, remotes={})
+        self._following: asyncio.Task[None] | None = None
+
+    async def answer(self, request: Forwarded) -> Answered:
+        """Answer a request."""
+        return await answer(self._app, request)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take new settings of batches; Ray Serve calls it first when a replica starts, from then on it follows the others."""
+        _rebatch(self._settings, self._keeper, user_config)
+        self._following = self._following or asyncio.create_task(self._keeper.follow())
 
 
 def build(settings: ServiceSettings) -> serve.Application:
     """Return the application for `ray.serve.run`.
 
-    Each replica loads all models before it takes its first request, so a service that answers is ready.
+    Each replica loads its models before it takes its first request, so a service that answers is ready.
     """
+    common = {
+        "user_config": settings.batching.model_dump(),
+        # A replica that is to go answers what it has begun.
+        "graceful_shutdown_timeout_s": settings.limits.request_seconds + 10,
+        "logging_config": LoggingConfig(encoding="JSON", enable_access_log=False),  # our own line a request says more
+    }
+    handles = {
+        name: serve.deployment(
+            ModelReplica,
+            name=deployment_of(name),
+            **scaling(settings, name),
+            max_ongoing_requests=settings.limits.inspections + EXTRA_FORWARDED,
+            max_queued_requests=settings.limits.inspections,
+            **common,
+        ).bind(settings.of(name))
+        for name in settings.alone
+    }
     deployment = serve.deployment(
         serve.ingress()(Inspection),
-        name=DEPLOYMENT,
-        user_config=settings.batching.model_dump(),
-        **_scaling(settings),
-        # A replica that is to go answers what it has begun.
-        graceful_shutdown_timeout_s=settings.limits.request_seconds + 10,
+        name=INGRESS,
+        **scaling(settings),
         # Ray's default of 5 would throttle here; the replica itself refuses inspections over its limit, as a problem.
-        max_ongoing_requests=settings.limits.inspections + EXTRA_REQUESTS,
+        max_ongoing_requests=settings.limits.inspections + EXTRA_REQUESTS * (1 + len(handles)),
         max_queued_requests=EXTRA_REQUESTS,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
-        logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),  # our own line a request says more
+        **common,
     )
-    return deployment.bind(settings)
+    return deployment.bind(settings, handles)
 
 
-def _scaling(settings: ServiceSettings) -> dict[str, Any]:
-    """Return the deployment options that say how many replicas there are and what each reserves."""
-    options: dict[str, Any] = {"ray_actor_options": {"num_cpus": settings.cpus or 1}}
-    if settings.autoscaling is None:
-        return options | {"num_replicas": settings.replicas}
-    return options | {"autoscaling_config": AutoscalingConfig(**settings.autoscaling.model_dump())}
+def _rebatch(settings: ServiceSettings, keeper: "ModelKeeper", user_config: dict[str, Any]) -> None:
+    changed = ServiceSettings(**{**dict(settings), "batching": Batching(**user_config)})
+    keeper.set_batching(changed.batching)
+
+
+def _overviews(application: str) -> Any:
+    def read() -> Any:
+        return serve.status().applications[application].deployments
+
+    return read
 
 
 def _log_like_ray_serve() -> None:

@@ -12,7 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from serve.problems import HttpError
-from serve.settings import NAME_PATTERN
+from serve.settings import DOTS, NAME_PATTERN
 
 MAX_FILES = 256
 MAX_FIELDS = 8
@@ -113,8 +113,8 @@ async def read_pair(request: Request, *, lights: Sequence[str], num_golden: int)
     problems: list[str] = []
     if golden_id is not None and any(name.split(".")[0] == "golden" for name in uploads):
         problems.append("send golden pictures or golden_id, not both")
-    if golden_id is not None and not re.fullmatch(NAME_PATTERN, golden_id):
-        problems.append(f"golden_id is none: it must match {NAME_PATTERN}")
+    if golden_id is not None and (golden_id in DOTS or not re.fullmatch(NAME_PATTERN, golden_id)):
+        problems.append(f"golden_id is none: it must match {NAME_PATTERN}, and be more than . or ..")
     threshold = _threshold(texts.get("threshold"), problems)
     tests = _take(uploads, "test", lights, at_most=1, problems=problems)
     goldens = _take(uploads, "golden", lights, at_most=num_golden, problems=problems) if golden_id is None else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response, status
+from pydantic import AfterValidator
 
 from serve.access import open_to
 from serve.form import read_goldens
@@ -13,11 +14,11 @@ from serve.inspector import ServedModel
 from serve.keys import Scope
 from serve.schemas import GoldenFacts
 from serve.service import InService, Served, multipart_body
-from serve.settings import NAME_PATTERN
+from serve.settings import NAME_PATTERN, reachable
 
 router = APIRouter(prefix="/v1/models/{model}/goldens/{golden_id}")
 
-GoldenId = Annotated[str, Path(pattern=NAME_PATTERN)]
+GoldenId = Annotated[str, Path(pattern=NAME_PATTERN), AfterValidator(reachable)]
 
 _GOLDEN_BODY = multipart_body(
     "Models with several lights take the parts golden.LIGHT; models with several goldens take the parts repeatedly.",

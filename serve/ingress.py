@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -15,7 +15,9 @@ import changenet
 from serve import admin, board, goldens, open_inference
 from serve.access import CHALLENGE, KeyGuard, check_scope, open_to
 from serve.admin import summary
+from serve.elsewhere import check_ready, forward, list_all
 from serve.form import read_pair
+from serve.forwarding import Elsewhere, Remote
 from serve.keys import KeyRing, Scope
 from serve.metrics import Metrics
 from serve.middleware import BodyLimit, Envelope
@@ -30,17 +32,43 @@ router = APIRouter()
 
 
 def create_app(
-    keeper: ModelKeeper, limits: Limits, *, keys: KeyRing | None = None, metrics: Metrics | None = None
+    keeper: ModelKeeper,
+    limits: Limits,
+    *,
+    keys: KeyRing | None = None,
+    metrics: Metrics | None = None,
+    remotes: Mapping[str, Remote] | None = None,
 ) -> FastAPI:
-    """Return the web application around loaded models.
+    """Return the web application that clients reach.
 
     Args:
         keeper: Has the models.
         limits: What one replica takes on.
         keys: Who may use it; None: everybody who reaches it.
         metrics: Counts; None: nobody does.
+        remotes: Models with replicas of their own, by name.
     """
     metrics = metrics or Metrics()
+    app = create_routes(keeper, limits, metrics=metrics, remotes=remotes or {}, wants_keys=keys is not None)
+    # The last one added is the outermost.
+    if keys:
+        app.add_middleware(KeyGuard, ring=keys)
+    app.add_middleware(
+        BodyLimit,
+        limit=limits.request_bytes,
+        boards=compile_path(board.ROUTE)[0],
+        board_limit=limits.batch_bytes,
+        seconds=limits.request_seconds,
+    )
+    app.add_middleware(Envelope, metrics=metrics)
+    mount_assets(app)
+    return app
+
+
+def create_routes(
+    keeper: ModelKeeper, limits: Limits, *, metrics: Metrics, remotes: Mapping[str, Remote], wants_keys: bool = False
+) -> FastAPI:
+    """Return the routes alone: what a model's own replicas answer with (arguments as `create_app`)."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -54,25 +82,14 @@ def create_app(
         version=changenet.__version__,
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
-        dependencies=[Depends(check_scope)] if keys else [],
+        dependencies=[Depends(check_scope)] if wants_keys else [],
         responses={"default": {"description": "An error", "content": {MEDIA_TYPE: {}}, "model": ProblemDetails}},
     )
-    app.state.service = Service(keeper, Admission(limits.inspections), limits, keys is not None, metrics)
+    app.state.service = Service(keeper, Admission(limits.inspections), limits, wants_keys, metrics, remotes)
     add_problem_handlers(app)
-    # The last one added is the outermost.
-    if keys:
-        app.add_middleware(KeyGuard, ring=keys)
-    app.add_middleware(
-        BodyLimit,
-        limit=limits.request_bytes,
-        boards=compile_path(board.ROUTE)[0],
-        board_limit=limits.batch_bytes,
-        seconds=limits.request_seconds,
-    )
-    app.add_middleware(Envelope, metrics=metrics)
+    app.exception_handler(Elsewhere)(forward)
     for each in (router, board.router, goldens.router, open_inference.router, admin.router):
         app.include_router(each)
-    mount_assets(app)
     return app
 
 
@@ -121,7 +138,7 @@ async def inspect(model: Served, service: InService, request: Request) -> Inspec
 @open_to(Scope.INSPECT)
 async def list_models(service: InService) -> ModelList:
     """List the models that are served."""
-    return ModelList(models=[summary(slot) for slot in service.keeper.slots.values()])
+    return await list_all(service, [summary(slot) for slot in service.keeper.slots.values()])
 
 
 @router.get("/v1/models/{model}")
@@ -140,8 +157,9 @@ async def live() -> Live:
 
 @router.get("/v2/health/ready")
 @open_to(None)
-async def ready() -> Ready:
-    """Answer as soon as every model is loaded (before that there is no replica to answer)."""
+async def ready(service: InService) -> Ready:
+    """Answer as soon as every model is loaded; 503 while one with replicas of its own has none that runs."""
+    await check_ready(service)
     return Ready()
 
 
@@ -151,7 +169,7 @@ async def page(service: InService, request: Request) -> HTMLResponse:
     """Return the inspection page; with keys and without one, a browser gets the page that asks for it, as 401."""
     asks = service.wants_keys and request.state.key is None
     return HTMLResponse(
-        render_page([] if asks else list(service.keeper.slots), asks_for_key=asks),
+        render_page([] if asks else service.names, asks_for_key=asks),
         status_code=401 if asks else 200,
         headers={"WWW-Authenticate": CHALLENGE} if asks else None,
     )

@@ -21,13 +21,19 @@ from serve.pairs import encode_goldens
 from serve.problems import HttpError
 from serve.settings import ModelSettings, ServiceSettings, Source
 from serve.shadow import Shadow
-from serve.slots import Load, ModelKeeper, ModelSlot
+from serve.slot import ModelSlot
+from serve.slots import Load, ModelKeeper
 
 logger = logging.getLogger(__name__)
 
 
-def open_models(settings: ServiceSettings, metrics: Metrics) -> ModelKeeper:
-    """Load every model of the service, as the configuration or a later change wants it.
+def open_models(settings: ServiceSettings, metrics: Metrics, names: Sequence[str] | None = None) -> ModelKeeper:
+    """Load models of the service, as the configuration or a later change wants them.
+
+    Args:
+        settings: Of the service.
+        metrics: Counts.
+        names: Which models; None: those that share the replicas of the service.
 
     Raises:
         CheckpointError: A bundle is missing, damaged, locked, or not signed with a trusted key.
@@ -46,10 +52,7 @@ def open_models(settings: ServiceSettings, metrics: Metrics) -> ModelKeeper:
     def load(name: str, source: Source) -> ServedModel:
         return load_model(name, source, settings, shared)
 
-    names = dict.fromkeys(model.name for model in settings.models)
-    slots = [
-        _open(name, tuple(model for model in settings.models if model.name == name), load, files) for name in names
-    ]
+    slots = [_open(name, settings.of(name).models, load, files) for name in names or settings.together]
     return ModelKeeper(
         slots, load=load, files=files, close_after=settings.limits.request_seconds + 10, batching=settings.batching
     )

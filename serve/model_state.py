@@ -24,10 +24,17 @@ class _Record(BaseModel):
 
 
 class Candidate(_Record):
-    """A bundle in the shadow of another, and the share of requests it sees (0-1)."""
+    """A bundle in the shadow of another.
+
+    Args:
+        source: Where it is.
+        traffic: The share of requests it sees, 0-1.
+        run: Made up each time it is put there: what was counted belongs to one run.
+    """
 
     source: Source
     traffic: float
+    run: str = ""
 
 
 class Failure(_Record):

@@ -144,10 +144,19 @@ class ShadowReport(_Schema):
     skipped: int = Field(description="Pairs of its share that it was too busy for.")
 
 
+class ModelAway(_Schema):
+    """A model with replicas of its own, of which none runs or answers."""
+
+    name: str
+    reason: str
+    sleeps: bool = Field(default=False, description="It was scaled to zero: the next request starts a replica.")
+
+
 class ModelList(_Schema):
     """What is served."""
 
     models: list[ModelSummary]
+    away: list[ModelAway] = Field(default=[], description="Models that nobody can say more about at the moment.")
 
 
 class ModelFacts(_Schema):
@@ -208,7 +217,7 @@ class Live(_Schema):
 
 
 class Ready(_Schema):
-    """Every model is loaded."""
+    """Every model is loaded, or sleeps."""
 
     ready: Literal[True] = True
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from serve.forwarding import Elsewhere, Remote
 from serve.inspector import ServedModel
 from serve.metrics import Metrics
 from serve.problems import HttpError
 from serve.settings import Limits
-from serve.slots import ModelKeeper, ModelSlot
+from serve.slot import ModelSlot
+from serve.slots import ModelKeeper
 
 RETRY_AFTER_SECONDS = 1
 
@@ -50,13 +52,33 @@ class Admission:
 
 @dataclass(frozen=True)
 class Service:
-    """What the routes share."""
+    """What the routes share.
+
+    Args:
+        keeper: Has the models of this replica.
+        admission: Of their inspections.
+        limits: What one replica takes on.
+        wants_keys: Clients need a key.
+        metrics: Counts.
+        remotes: Models with replicas of their own, by name.
+    """
 
     keeper: ModelKeeper
     admission: Admission
     limits: Limits
     wants_keys: bool
     metrics: Metrics
+    remotes: Mapping[str, Remote] = field(default_factory=dict)
+    uploads: dict[str, Admission] = field(init=False)
+    """For bodies that arrive for each of these: one that is busy takes no place of another."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uploads", {name: Admission(self.limits.inspections) for name in self.remotes})
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all models."""
+        return [*self.keeper.slots, *self.remotes]
 
     @asynccontextmanager
     async def in_time(self) -> AsyncIterator[None]:
@@ -69,13 +91,15 @@ class Service:
             raise HttpError(408, "timeout", f"No verdict within {seconds:g} seconds.") from error
 
 
-# Coroutines: FastAPI sends a plain function to a thread and back, for each request.
+# Coroutines, though they wait for nothing: FastAPI runs plain functions in a thread.
 async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
 async def _slot(model: str, service: Annotated[Service, Depends(_service)]) -> ModelSlot:
+    if model in service.remotes:
+        raise Elsewhere(service.remotes[model])
     if model not in service.keeper.slots:
         raise HttpError(404, "no-such-model", f"No model {model!r} is served; GET /v1/models lists them.")
     return service.keeper.slots[model]

@@ -102,8 +102,11 @@ class Shadow:
         self._pending: set[asyncio.Task[None]] = set()
 
     def offer(self, form: PairForm, verdict: Verdict) -> None:
-        """Let the candidate judge a pair that was answered, sometime, if the pair falls into its share."""
-        if random.random() >= self.traffic:  # noqa: S311 - a sample, not a secret
+        """Let the candidate judge a pair that was answered, sometime, if the pair falls into its share.
+
+        A threshold that a client chose says nothing about either model's own: such pairs are left out.
+        """
+        if form.threshold is not None or random.random() >= self.traffic:  # noqa: S311 - a sample, not a secret
             return
         self.unsaved = True
         if len(self._pending) >= PENDING:

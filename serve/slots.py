@@ -9,12 +9,13 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
-from changenet.errors import ChangeNetError, DataError
+from changenet.errors import ChangeNetError, CheckpointError, DataError
 from serve.inspector import ServedModel
 from serve.model_state import Candidate, ModelState, StateFiles
 from serve.problems import HttpError
 from serve.settings import Batching, Source
 from serve.shadow import Shadow, Tally
+from serve.slot import ModelSlot
 
 FOLLOW_SECONDS = 1.0
 RETRY_SECONDS = 30.0
@@ -22,35 +23,6 @@ RETRY_SECONDS = 30.0
 logger = logging.getLogger(__name__)
 
 Load = Callable[[str, Source], ServedModel]
-
-
-class ModelSlot:
-    """One name, the model that answers for it, and perhaps a candidate in its shadow.
-
-    Args:
-        active: The model that answers.
-        state: What it is meant to be; a generation of -1 is made good as soon as possible.
-        shadow: The candidate.
-        failure: Why this replica is behind its state.
-    """
-
-    def __init__(
-        self, active: ServedModel, state: ModelState, *, shadow: Shadow | None = None, failure: str | None = None
-    ) -> None:
-        self.name = active.name
-        self.active = active
-        self.state = state
-        self.shadow = shadow
-        self.failure = failure
-        self.lock = asyncio.Lock()
-        self.tried: tuple[int, float] = (state.generation, 0.0)
-        active.observer = shadow.offer if shadow else None
-
-    def take_over(self, state: ModelState, active: ServedModel, shadow: Shadow | None) -> None:
-        """Let the next request meet other models; requests under way end with the ones they began with."""
-        self.active.observer = None
-        active.observer = shadow.offer if shadow else None
-        self.active, self.state, self.shadow, self.failure = active, state, shadow, None
 
 
 class ModelKeeper:
@@ -87,15 +59,15 @@ class ModelKeeper:
             for model in (slot.active, *([slot.shadow.candidate] if slot.shadow else [])):
                 model.queue.settings = batching
 
-    async def swap(self, slot: ModelSlot, source: Source) -> None:
-        """Let another bundle answer, in every replica.
+    async def swap(self, slot: ModelSlot, source: Source, *, force: bool = False) -> None:
+        """Let another bundle answer, in every replica; `force` takes one that wants other requests, too.
 
         Raises:
             HttpError: 422, the bundle cannot be used; the old one goes on.
         """
         async with slot.lock:
             state = await self._newest(slot)
-            await self._replace(slot, state, source)
+            await self._replace(slot, state, source, None if force else slot.active)
 
     async def roll_back(self, slot: ModelSlot) -> None:
         """Let the bundle before this one answer again (404 where there is none; else raises as `swap`)."""
@@ -113,7 +85,7 @@ class ModelKeeper:
             if candidate is not None:
                 loaded = await self._load(slot, state, candidate.source)
                 shadow = Shadow(loaded, candidate.traffic)
-                candidate = Candidate(source=_pinned(candidate.source, loaded), traffic=candidate.traffic)
+                candidate = candidate.model_copy(update={"source": _pinned(candidate.source, loaded)})
             await self._apply(slot, state.changed(shadow=candidate, failure=None), shadow=shadow, write=True)
 
     async def tally(self, slot: ModelSlot) -> tuple[Shadow, Tally]:
@@ -122,7 +94,7 @@ class ModelKeeper:
             raise HttpError(404, "no-shadow", f"{slot.name!r} has no shadow.")
         total = slot.shadow.tally
         if self._files is not None:
-            kept = await asyncio.to_thread(self._files.read_tallies, slot.name, _compared(slot.active, slot.shadow))
+            kept = await asyncio.to_thread(self._files.read_tallies, slot.name, slot.compared)
             for replica, text in kept.items():
                 total = total if replica == self._replica else total.plus(Tally.model_validate_json(text))
         return slot.shadow, total
@@ -154,7 +126,7 @@ class ModelKeeper:
                     logger.error("%r stays at version %s: %s", slot.name, slot.active.version, error)
             if slot.shadow is not None and slot.shadow.unsaved:
                 slot.shadow.unsaved = False
-                compared, text = _compared(slot.active, slot.shadow), slot.shadow.tally.model_dump_json()
+                compared, text = slot.compared, slot.shadow.tally.model_dump_json()
                 await asyncio.to_thread(self._files.write_tally, slot.name, compared, self._replica, text)
 
     async def _newest(self, slot: ModelSlot) -> ModelState:
@@ -174,18 +146,27 @@ class ModelKeeper:
             slot.failure = str(error)
             return None
 
-    async def _replace(self, slot: ModelSlot, state: ModelState, source: Source) -> None:
-        loaded = await self._load(slot, state, source)
+    async def _replace(
+        self, slot: ModelSlot, state: ModelState, source: Source, like: ServedModel | None = None
+    ) -> None:
+        loaded = await self._load(slot, state, source, like)
         before: Source | None = state.active if state.active.version else _pinned(state.active, slot.active)
-        if loaded.identity == slot.active.identity:  # asked for twice: there is still the one before to go back to
-            before = state.previous
+        # This replica may not have followed another one's change yet; then the written state says what answers.
+        followed = state.generation == slot.state.generation
+        if loaded.identity == slot.active.identity if followed else _pinned(source, loaded) == state.active:
+            before = state.previous  # asked for twice: there is still the one before to go back to
         state = state.changed(active=_pinned(source, loaded), previous=before, failure=None)
         await self._apply(slot, state, active=loaded, write=True)
 
-    async def _load(self, slot: ModelSlot, state: ModelState, source: Source) -> ServedModel:
-        """Load a bundle; where that fails, every replica learns of it."""
+    async def _load(
+        self, slot: ModelSlot, state: ModelState, source: Source, like: ServedModel | None = None
+    ) -> ServedModel:
+        """Load a bundle that takes the requests of another model; where that fails, every replica learns of it."""
         try:
-            return await asyncio.to_thread(self._load_now, slot.name, source)
+            loaded: ServedModel = await asyncio.to_thread(self._load_now, slot.name, source)
+            if like is not None:
+                _fits(loaded, like)
+            return loaded
         except ChangeNetError as error:
             state = state.failed(source.bundle, str(error))
             if self._files is not None:
@@ -225,8 +206,17 @@ class ModelKeeper:
                 asyncio.get_running_loop().call_later(self._close_after, model.queue.close)
 
 
-def _compared(active: ServedModel, shadow: Shadow) -> str:
-    return f"{active.identity}.{shadow.candidate.identity}"
+def _fits(loaded: ServedModel, before: ServedModel) -> None:
+    """Refuse a model that refuses what clients send to the one before it."""
+    new, old = loaded.inspector.description, before.inspector.description
+    if set(new.layout.lights) == set(old.layout.lights) and new.num_golden >= old.num_golden:
+        return
+    loaded.queue.close()
+    lights, goldens = ", ".join(map(repr, new.layout.lights)), new.num_golden
+    raise CheckpointError(
+        f"compares the lights {lights} and up to {goldens} goldens: clients of {before.version!r} would be refused",
+        fix='Say "force": true where all clients change too.',
+    )
 
 
 def _pinned(source: Source, loaded: ServedModel) -> Source:

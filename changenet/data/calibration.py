@@ -14,6 +14,7 @@ from changenet.data.kinds import PictureError
 from changenet.data.lights import PictureLayout, Pixels
 from changenet.data.paths import PicturePaths
 from changenet.data.randomness import generator
+from changenet.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp")  # what TAO looks for in a folder of calibration pictures
 _SEED = 20
@@ -49,6 +50,10 @@ class PicturesAlone:
             paths = PicturePaths(images_dir, image_ext=extension, lights=layout.lights)
             if not _stems(wanted) and _stems(paths):
                 wanted = paths
+        if not _stems(wanted) and (inner := _folder_of_pictures(images_dir)):
+            what = "holds no pictures but in its subfolders, which are not read"
+            fix = f"Name the folder that holds them, such as {inner}, or a csv_path, too."
+            raise DataError(what, where=f"quant_calibration_dataset.images_dir: {images_dir}", fix=fix)
         self._paths, self._stems = wanted, wanted.stems("")
 
     def __len__(self) -> int:
@@ -63,6 +68,11 @@ class PicturesAlone:
         lights = [decode_picture(file) for file in self._paths.files("", self._stems[row])]
         picture = self._layout.combine(lights)
         return picture, picture if self._goldens == 1 else np.stack([picture] * self._goldens)
+
+
+def _folder_of_pictures(images_dir: str | Path) -> str | None:
+    """Return the first folder below `images_dir` that holds a picture."""
+    return next((str(path.parent) for path in Path(images_dir).rglob("*") if path.suffix in EXTENSIONS), None)
 
 
 def _stems(paths: PicturePaths) -> tuple[str, ...]:

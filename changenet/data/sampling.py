@@ -19,7 +19,7 @@ from changenet.errors import DataError
 def epoch_draw(
     is_defect: NDArray[np.bool_], *, ratio: float, batch_size: int, seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """Draw as many rows as the set has, with replacement, and cut them to whole batches.
+    """Draw as many rows as the set has, one batch at least, with replacement, and cut them to whole batches.
 
     Drawing the class first and then a row of it is the weighted draw of TAO (weight 1 for a PASS and
     `n_pass / n_fail * ratio` for a defect) without a weight for every row.
@@ -27,7 +27,7 @@ def epoch_draw(
     Args:
         is_defect: A row each.
         ratio: Defects drawn per PASS drawn, above 0.
-        batch_size: Of all ranks together; a smaller set gives one batch of its size.
+        batch_size: Of all ranks together.
         seed: Of the run.
         epoch: From 0.
 
@@ -48,27 +48,26 @@ def epoch_draw(
     if ratio <= 0:
         raise DataError(f"fpratio_sampling is {ratio}", fix="Use a number above 0, for example 0.2.")
     random = generator("epoch draw", seed=seed, epoch=epoch)
-    draw_defect = random.random(rows) < ratio / (1.0 + ratio)
-    drawn = passes[random.integers(len(passes), size=rows)]
+    draws = max(rows, batch_size)  # whatever the number of workers: a smaller batch would have to follow it
+    draw_defect = random.random(draws) < ratio / (1.0 + ratio)
+    drawn = passes[random.integers(len(passes), size=draws)]
     drawn[draw_defect] = defects[random.integers(len(defects), size=int(draw_defect.sum()))]
-    size = min(batch_size, rows)
-    return drawn[: rows // size * size].reshape(-1, size).astype(np.int64)
+    return drawn[: draws // batch_size * batch_size].reshape(-1, batch_size).astype(np.int64)
 
 
-def global_batch_size(rows: int, *, batch_size: int, world_size: int) -> int:
-    """Return the batch size that is used: the one asked for, or what a smaller set can give.
+def local_batch_size(batch_size: int, *, world_size: int) -> int:
+    """Return a worker's share of a batch.
 
     Raises:
-        DataError: It does not divide by the workers, or leaves one less than 2 rows (batch normalisation needs two).
+        DataError: The batch does not divide by the workers, or leaves one less than 2 rows (batch normalisation needs two).
     """
     if batch_size % world_size:
         what = f"batch_size {batch_size} does not divide by {world_size} workers"
         raise DataError(what, fix="batch_size counts all workers together: use a multiple of their number.")
-    size = min(batch_size, rows // world_size * world_size)
-    if size < 2 * world_size:
-        what = f"{min(batch_size, rows)} row(s) a batch for {world_size} worker(s): each needs at least 2"
-        raise DataError(what, fix="Use more rows, a larger batch_size or fewer workers.")
-    return size
+    if batch_size < 2 * world_size:
+        what = f"{batch_size} row(s) a batch for {world_size} worker(s): each needs at least 2"
+        raise DataError(what, fix="Use a larger batch_size or fewer workers.")
+    return batch_size // world_size
 
 
 class WeightedBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -86,7 +85,7 @@ class WeightedBatchSampler(Sampler[list[tuple[int, int]]]):
         world_size: Number of workers.
 
     Raises:
-        DataError: As `global_batch_size` and `epoch_draw`.
+        DataError: As `local_batch_size` and `epoch_draw`.
     """
 
     def __init__(
@@ -100,8 +99,7 @@ class WeightedBatchSampler(Sampler[list[tuple[int, int]]]):
         world_size: int = 1,
     ) -> None:
         self._is_defect = np.asarray(is_defect, dtype=bool)
-        self._batch_size = global_batch_size(len(is_defect), batch_size=batch_size, world_size=world_size)
-        self._local_size = self._batch_size // world_size
+        self._batch_size, self._local_size = batch_size, local_batch_size(batch_size, world_size=world_size)
         self._ratio, self._seed, self._rank, self._epoch = ratio, seed, rank, 0
         self._draw()
 
@@ -111,7 +109,7 @@ class WeightedBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         """Batches an epoch, the same on every rank."""
-        return len(self._is_defect) // self._batch_size
+        return max(1, len(self._is_defect) // self._batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         start = self._rank * self._local_size

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 from changenet import storage
 from changenet.bundle import Bundle, is_bundle, read_bundle
 from changenet.description import ModelDescription
+from changenet.engines.choice import fastest
 from changenet.engines.interface import Arrays, Engine
-from changenet.engines.tensorrt import TensorRtEngine, is_engine_file, open_files
+from changenet.engines.onnxruntime import OnnxRuntimeEngine
+from changenet.engines.tensorrt import TensorRtEngine
+from changenet.engines.tensorrt_files import is_engine_file, open_files
 from changenet.errors import CheckpointError, EngineError
 from changenet.signing import KeySource
 
@@ -33,7 +36,7 @@ def load_engine(
     encryption_key: str | None = None,
     trusted_keys: Sequence[KeySource] = (),
     threads: int | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     precision: str = "fp32",
     compiled: bool = False,
     describe: Describe | None = None,
@@ -42,14 +45,14 @@ def load_engine(
 
     Args:
         path: A checkpoint file, quantized or not, a bundle folder, or an engine file (path or URI).
-        engine: One of `ENGINES`; `auto` takes `onnxruntime` for a bundle, `torch` for a checkpoint, and `tensorrt` for
-            an engine file only: other machines cannot run it.
+        engine: One of `ENGINES`; `auto` takes `torch` for a checkpoint, `tensorrt` for an engine file, and for a bundle what
+            `changenet.engines.choice.fastest` finds.
         encryption_key: Opens encrypted model files.
         trusted_keys: Public keys, as files or PEM text; one of them must have signed the bundle. Without any a
             signature is not looked at.
         threads: CPU threads of one call; None leaves the runtime's own choice. PyTorch's are the whole process's.
         device: `cpu`, `cuda` or `cuda:N`; ONNX Runtime also takes `tensorrt`, its own TensorRT provider. TensorRT takes a GPU
-            whatever is said.
+            whatever is said, but `auto` leaves it out on the CPU. None: the CPU, or the GPU that TensorRT finds.
         precision: `fp32`, or `bf16` where PyTorch runs a checkpoint that is not quantized. A bundle has the one of its
             graphs.
         compiled: Let `torch.compile` write PyTorch's code.
@@ -72,16 +75,17 @@ def load_engine(
             raise EngineError(what, where=path, fix="Give the checkpoint or the bundle, or the engine tensorrt.")
         _only_torch(precision, compiled=compiled, where=path)
         files, found = open_files(path, encryption_key=encryption_key, trusted_keys=trusted_keys)
-        return TensorRtEngine(files, device=device), files.description, found
+        return TensorRtEngine(files, device=device or "cuda"), files.description, found
     if is_bundle(path):
         if engine == "torch":
             what = "a bundle holds ONNX graphs, which the torch engine cannot run"
             raise EngineError(what, where=path, fix="Give the checkpoint, or the engine onnxruntime.")
-        from changenet.engines.onnxruntime import OnnxRuntimeEngine
-
         _only_torch(precision, compiled=compiled, where=path)
         bundle = read_bundle(path, encryption_key=encryption_key, trusted_keys=trusted_keys)
-        loaded = OnnxRuntimeEngine.from_bundle(bundle, threads=threads, device=device)
+        if engine == "auto":
+            loaded = fastest(bundle, threads=threads, device=device)
+        else:
+            loaded = OnnxRuntimeEngine.from_bundle(bundle, threads=threads, device=device or "cpu")
         return loaded, bundle.manifest.description, bundle
     if trusted_keys and storage.exists(path):
         what = "is no bundle, and a signature is demanded, which only a bundle can carry"
@@ -100,7 +104,7 @@ def load_engine(
         raise EngineError(what, where=path, fix="Use the engine onnxruntime.")
     if graphs:
         _only_torch(precision, compiled=compiled, where=path)
-    loaded_from = engine_of(checkpoint, threads=threads, device=device, precision=precision, compiled=compiled)
+    loaded_from = engine_of(checkpoint, threads=threads, device=device or "cpu", precision=precision, compiled=compiled)
     return loaded_from, checkpoint.description, None
 
 
@@ -128,8 +132,6 @@ def engine_of(
     from changenet.quantization.file import QuantizedCheckpoint
 
     if isinstance(checkpoint, QuantizedCheckpoint) and checkpoint.graphs:
-        from changenet.engines.onnxruntime import OnnxRuntimeEngine
-
         return OnnxRuntimeEngine(
             checkpoint.graphs.__getitem__,
             description=checkpoint.description,

@@ -19,6 +19,7 @@ from changenet.errors import CheckpointError, EngineError
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
 
+RUNTIME = "onnxruntime"
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
@@ -76,7 +77,7 @@ class OnnxRuntimeEngine(Engine):
         self._comparator = self._load("comparator.onnx")
         self.providers: tuple[str, ...] = tuple(self._encoder.get_providers())
         super().__init__(
-            name="onnxruntime",
+            name=RUNTIME,
             device=self.providers[0],
             precision=precision,
             multiclass=bool(description.network.get("multiclass", False)),
@@ -84,9 +85,18 @@ class OnnxRuntimeEngine(Engine):
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, *, threads: int | None = None, device: str = "cpu") -> OnnxRuntimeEngine:
-        """Load the graphs of a verified bundle; encrypted ones are decrypted in memory."""
+        """Load the graphs of a bundle; encrypted ones are decrypted in memory.
+
+        Raises:
+            EngineError: It has no graphs for ONNX Runtime; otherwise as the class.
+        """
         manifest = bundle.manifest
-        precision = manifest.engines[0].precision
+        entry = next((each for each in manifest.engines if each.runtime == RUNTIME), None)
+        if entry is None:
+            there = ", ".join(sorted({each.runtime for each in manifest.engines})) or "no engine"
+            what = f"holds no graphs for {RUNTIME}, but {there}"
+            raise EngineError(what, where=bundle.folder, fix="Export it again, or upgrade changenet.")
+        precision = entry.precision
         return cls(bundle.read, description=manifest.description, threads=threads, precision=precision, device=device)
 
     def _load(self, name: str) -> InferenceSession:
@@ -97,7 +107,11 @@ class OnnxRuntimeEngine(Engine):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
-        content = self._read(name)
+        try:
+            content = self._read(name)
+        except KeyError as error:
+            what = f"there is no {name} among the files of the engine {RUNTIME}"
+            raise CheckpointError(what, fix="Export the bundle again.") from error
         self.memory_bytes += len(content)
         with contextlib.suppress(KeyError):
             weights = self._read(WEIGHTS)  # each graph copies what it needs of them

@@ -55,8 +55,10 @@ class TorchEngine(Engine):
             raise EngineError(f"PyTorch cannot use the device {device!r} here: {error}") from error
         if precision == "bf16":
             # Autocast would round the weights anew in every call.
-            for module in self.network.modules():
-                if isinstance(module, (nn.Conv2d, nn.Linear)):
+            modules = list(self.network.modules())
+            exact = {getattr(module, name) for module in modules for name in getattr(module, "full_precision", ())}
+            for module in modules:
+                if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in exact:
                     module.to(torch.bfloat16)
         held = chain(self.network.parameters(), self.network.buffers())
         self.memory_bytes = sum(tensor.nbytes for tensor in held)

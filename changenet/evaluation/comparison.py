@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,15 +76,18 @@ def compare_engines(
         pairs: Tests uint8 (B, 3, H, W) and goldens ([B, N,] 3, H, W), batch by batch; at least one.
         description: Whose threshold and classes decide.
     """
-    outputs: tuple[list[Any], list[Any]] = ([], [])
+    return Comparison(*judge_engines((reference, candidate), pairs, description))
+
+
+def judge_engines(
+    engines: Sequence[Engine], pairs: Iterable[tuple[Any, Any]], description: ModelDescription
+) -> list[Judged]:
+    """Return what each engine says about the same pairs, which are read once (arguments as `compare_engines`)."""
+    outputs: list[list[Any]] = [[] for _ in engines]
     for test, golden in pairs:
-        for engine, kept in zip((reference, candidate), outputs, strict=True):
+        for engine, kept in zip(engines, outputs, strict=True):
             kept.append(engine.output(test, golden))
-    first, second = (
-        _judge(engine, np.concatenate(kept), description)
-        for engine, kept in zip((reference, candidate), outputs, strict=True)
-    )
-    return Comparison(first, second)
+    return [_judge(engine, np.concatenate(kept), description) for engine, kept in zip(engines, outputs, strict=True)]
 
 
 def _judge(engine: Engine, output: NDArray[np.float32], description: ModelDescription) -> Judged:

@@ -43,8 +43,12 @@ class Cost:
         return asdict(self)
 
 
-def measure(checkpoint: Checkpoint | QuantizedCheckpoint) -> Cost:
+def measure(checkpoint: Checkpoint | QuantizedCheckpoint, *, precision: str = "fp32") -> Cost:
     """Load a network in a new process and score noise with it, on all CPUs.
+
+    Args:
+        checkpoint: Of the network.
+        precision: As `changenet.engines.engine_of`.
 
     Raises:
         EngineError: The process ended without an answer, which happens when there is not enough memory.
@@ -52,7 +56,7 @@ def measure(checkpoint: Checkpoint | QuantizedCheckpoint) -> Cost:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     # As bytes: tensors would go through shared memory, of which containers have little.
-    process = context.Process(target=_answer, args=(theirs, pickle.dumps(checkpoint)), daemon=True)
+    process = context.Process(target=_answer, args=(theirs, pickle.dumps(checkpoint), precision), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -64,11 +68,11 @@ def measure(checkpoint: Checkpoint | QuantizedCheckpoint) -> Cost:
     return found
 
 
-def _answer(pipe: Connection, pickled: bytes) -> None:
+def _answer(pipe: Connection, pickled: bytes, precision: str) -> None:
     checkpoint: Checkpoint | QuantizedCheckpoint = pickle.loads(pickled)  # noqa: S301 - of the process that started us
-    engine, description = engine_of(checkpoint), checkpoint.description
+    engine, description = engine_of(checkpoint, precision=precision), checkpoint.description
     shape, goldens = description.layout.shape, description.num_golden
-    latency = {str(batch): _median(engine, batch, shape, goldens) for batch in BATCHES}
+    latency = {str(batch): median_seconds(engine, batch, shape, goldens) for batch in BATCHES}
     largest = BATCHES[-1]
     pipe.send(
         Cost(
@@ -79,7 +83,8 @@ def _answer(pipe: Connection, pickled: bytes) -> None:
     )
 
 
-def _median(engine: Engine, batch: int, shape: tuple[int, int, int], goldens: int) -> float:
+def median_seconds(engine: Engine, batch: int, shape: tuple[int, int, int], goldens: int) -> float:
+    """Return the seconds of scoring a batch of noise, goldens encoded each time."""
     random = np.random.default_rng(batch)
     test = random.integers(0, 256, (batch, *shape), dtype=np.uint8)
     golden = random.integers(0, 256, (batch, *((goldens,) if goldens > 1 else ()), *shape), dtype=np.uint8)

@@ -62,6 +62,7 @@ def export_bundle(
     encryption_key: str | None = None,
     overwrite: bool = False,
     validation: Iterable[tuple[Any, Any]] | None = None,
+    not_compared: str = "",
 ) -> Exported:
     """Write the bundle of a checkpoint, after its graphs have agreed with the PyTorch network.
 
@@ -77,6 +78,7 @@ def export_bundle(
         overwrite: Replace what an earlier export wrote.
         validation: Real tests uint8 (B, 3, H, W) and goldens ([B, N,] 3, H, W), batch by batch, on which decisions are
             compared, too; None: on none.
+        not_compared: Why on none, for the manifest.
 
     Raises:
         CheckpointError: The weights do not fit, or something is there that may not be replaced.
@@ -104,7 +106,9 @@ def export_bundle(
         num_golden=goldens,
         pair_batch=batch_size,
     )
-    if validation is not None:
+    if validation is None:
+        parity = replace(parity, reason=not_compared)
+    else:
         parity = replace(parity, agreement=compare_engines(reference, engine, validation, description).agreement)
     return _write(
         graphs,
@@ -167,7 +171,7 @@ def export_quantized(
             description,
             checkpoint.weights_sha256,
             precision,
-            Parity(max_error=checkpoint.max_error if known else None, agreement=checkpoint.agreement),
+            Parity(checkpoint.max_error if known else None, checkpoint.agreement, checkpoint.min_agreement),
             opset,
             batch_size,
         ),
@@ -233,10 +237,12 @@ def _write(
             "opset": str(opset),
         },
     )
+    beside = storage.join(storage.parent(onnx_file), WEIGHTS) if onnx_file is not None else ""  # where it looks for it
+    if beside and WEIGHTS in stored and not overwrite and storage.exists(beside):
+        raise CheckpointError("exists", where=beside, fix="Add --overwrite to replace it.")
     write_bundle(folder, manifest, {**stored, SELFTEST: selftest}, overwrite=overwrite)
     sizes = {storage.join(folder, name): len(content) for name, content in {**stored, SELFTEST: selftest}.items()}
     if onnx_file is not None:
-        beside = storage.join(storage.parent(onnx_file), WEIGHTS)  # where the graph looks for it
         for path, name in ((str(onnx_file), "pair.onnx"), (beside, WEIGHTS)):
             if name in stored:
                 storage.write_bytes(path, stored[name])

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
 
 from changenet import encryption, storage
-from changenet.bundle import Bundle, add_engine, is_bundle, read_bundle
+from changenet.bundle import WEIGHTS, Bundle, add_engine, is_bundle, read_bundle
 from changenet.engines.onnxruntime import OnnxRuntimeEngine
-from changenet.engines.tensorrt import PAIR, RUNTIME, TensorRtEngine, TensorRtFiles, write_engine_file
-from changenet.errors import CheckpointError
+from changenet.engines.tensorrt import TensorRtEngine
+from changenet.engines.tensorrt_files import PAIR, RUNTIME, TensorRtFiles, write_engine_file
+from changenet.errors import CheckpointError, EngineError
+from changenet.evaluation.comparison import compare_engines
+from changenet.evaluation.cost import median_seconds
 from changenet.export.parity import TOLERANCE, check_parity
 from changenet.manifest import EngineEntry, Parity
 from changenet.signing import SIGNATURE
 from changenet.storage import sha256
-from changenet.tensorrt.build import BuildSettings, Built, build_plans
+from changenet.tensorrt import weights
+from changenet.tensorrt.build import BuildSettings, Built, build_plans, read_graph
 from changenet.tensorrt.tag import EngineTag
 
 # Of |score difference| / max(1, |score|): numbers of 8 bits are rounded elsewhere, and those of 16 hold three digits.
 TOLERANCES = {"fp32": TOLERANCE, "fp16": 0.05, "bf16": 0.05, "int8": 0.2, "fp8": 0.2}
+ELSEWHERE = "it was built for a GPU that is elsewhere, and never run"
+NO_BUNDLE = "it was built from an ONNX file that belongs to no bundle"
+BATCH = 8  # of the comparison of speeds
 _BUNDLE = "bundle"
 
 
@@ -28,7 +37,7 @@ class Source:
 
     Args:
         where: Bundle folder or ONNX file.
-        graphs: File name, as in a bundle, to ONNX.
+        graphs: File name, as in a bundle, to ONNX; other names than `*.onnx` are files of weights beside the graphs.
         bundle: None for an ONNX file that belongs to none.
     """
 
@@ -44,13 +53,13 @@ class Generated:
     Args:
         files: Path to size in bytes.
         tag: Where the engines run.
-        parity: Agreement with ONNX Runtime; None where it could not be measured: no GPU here, or no bundle.
+        parity: Agreement with ONNX Runtime, or why it could not be measured.
         signature_lost: The bundle was signed; it has other files now, so it must be signed again.
     """
 
     files: dict[str, int]
     tag: EngineTag
-    parity: Parity | None
+    parity: Parity
     signature_lost: bool
 
 
@@ -70,11 +79,23 @@ def find_source(path: str, *, encryption_key: str | None = None) -> Source:
         beside = storage.join(_parent(path), _BUNDLE)
         bundle = read_bundle(beside, encryption_key=encryption_key) if is_bundle(beside) else None
         if bundle is None or bundle.read("pair.onnx") != content:
-            return Source(path, {"pair.onnx": content}, None)
+            return Source(path, {"pair.onnx": content, **_weights_beside(path, content, encryption_key)}, None)
     else:
         bundle = read_bundle(folder, encryption_key=encryption_key)
-    names = [name for name in bundle.manifest.sha256 if name.endswith(".onnx")]
+    names = [name for name in bundle.manifest.sha256 if name.endswith(".onnx") or name == WEIGHTS]
     return Source(bundle.folder, {name: bundle.read(name) for name in names}, bundle)
+
+
+def _weights_beside(path: str, graph: bytes, encryption_key: str | None) -> dict[str, bytes]:
+    """Return the files of weights that a graph names, which lie in its folder."""
+    found = {}
+    for name in sorted(weights.places(read_graph(graph, where=path))):
+        if PurePosixPath(name).name != name:
+            raise CheckpointError(
+                f"looks for its weights in another folder: {name!r}", where=path, fix="Export it again."
+            )
+        found[name] = encryption.read_model(storage.join(_parent(path), name), encryption_key).getvalue()
+    return found
 
 
 def check_writable(source: Source, engine_file: str, *, overwrite: bool) -> None:
@@ -96,6 +117,8 @@ def generate(
     encryption_key: str | None = None,
     timing_cache: str | None = None,
     overwrite: bool = False,
+    validation: Iterable[tuple[Any, Any]] | None = None,
+    not_compared: str = "",
 ) -> Generated:
     """Build the engines of every graph, hold them against ONNX Runtime where they run, and write them.
 
@@ -106,6 +129,8 @@ def generate(
         encryption_key: Encrypts the engines.
         timing_cache: File that makes later builds quicker; read where it is there, written after the build.
         overwrite: Replace an earlier engine.
+        validation: Real pairs, as `changenet.export.onnx.export_bundle`, on which decisions are compared.
+        not_compared: Why on none.
 
     Raises:
         EngineError: TensorRT or the GPU is missing, a graph cannot be built, or the engines give other scores: nothing is
@@ -116,10 +141,12 @@ def generate(
     cache = storage.read_bytes(timing_cache) if timing_cache and storage.exists(timing_cache) else b""
     description = source.bundle.manifest.description if source.bundle else None
     goldens = description.num_golden if description else 1
-    built = build_plans(source.graphs, settings, goldens=goldens, timing_cache=cache)
-    parity = None
+    built = build_plans(source.graphs, settings, goldens=goldens, timing_cache=cache, folder=source.where)
+    tag, parity = built.tag, Parity(None, reason=ELSEWHERE if settings.capability else NO_BUNDLE)
     if source.bundle is not None and settings.capability is None:
-        parity = _check(source.bundle, source.graphs, built, settings.device)
+        engine = _opened(source.bundle, built, settings.device)
+        parity = _check(engine, source, validation, not_compared)
+        tag = replace(tag, pairs_per_second=_speeds(engine, source, settings.device))
     if timing_cache and built.timing_cache:
         storage.write_bytes(timing_cache, built.timing_cache)
     files, signed = {}, False
@@ -132,32 +159,58 @@ def generate(
         entry = EngineEntry(
             name=RUNTIME,
             runtime=RUNTIME,
-            precision=built.tag.precision,
+            precision=tag.precision,
             sha256={name: sha256(content) for name, content in stored.items()},
-            parity=parity or Parity(max_error=None),
-            tag=built.tag.to_dict(),
+            parity=parity,
+            tag=tag.to_dict(),
         )
         add_engine(source.bundle, entry, stored)
         files = {storage.join(source.where, name): len(content) for name, content in stored.items()}
     files[engine_file] = write_engine_file(
-        engine_file, built.plans[PAIR], built.tag, description, encryption_key=encryption_key
+        engine_file, built.plans[PAIR], tag, description, encryption_key=encryption_key
     )
-    return Generated(files, built.tag, parity, signed)
+    return Generated(files, tag, parity, signed)
 
 
-def _check(bundle: Bundle, graphs: Mapping[str, bytes], built: Built, device: str) -> Parity:
-    description = bundle.manifest.description
-    files = TensorRtFiles(bundle.folder, built.tag, description, built.plans.__getitem__)
-    return check_parity(
-        TensorRtEngine(files, device=device),
-        OnnxRuntimeEngine(graphs.__getitem__, description=description),
+def _opened(bundle: Bundle, built: Built, device: str) -> TensorRtEngine:
+    files = TensorRtFiles(bundle.folder, built.tag, bundle.manifest.description, built.plans.__getitem__)
+    return TensorRtEngine(files, device=device)
+
+
+def _check(
+    engine: TensorRtEngine, source: Source, validation: Iterable[tuple[Any, Any]] | None, not_compared: str
+) -> Parity:
+    assert source.bundle is not None
+    manifest = source.bundle.manifest
+    description = manifest.description
+    reference = OnnxRuntimeEngine(source.graphs.__getitem__, description=description)
+    parity = check_parity(
+        engine,
+        reference,
         shape=description.layout.shape,
         mean=description.network["mean"],
         std=description.network["std"],
         num_golden=description.num_golden,
-        pair_batch=bundle.manifest.batch_size,
-        tolerance=TOLERANCES[built.tag.precision],
+        pair_batch=manifest.batch_size,
+        tolerance=TOLERANCES[engine.precision],
     )
+    parity = replace(parity, min_agreement=manifest.engines[0].parity.min_agreement)
+    if validation is None:
+        return replace(parity, reason=not_compared)
+    return replace(parity, agreement=compare_engines(reference, engine, validation, description).agreement)
+
+
+def _speeds(engine: TensorRtEngine, source: Source, device: str) -> dict[str, float]:
+    """Return the pairs a second of both runtimes on this machine, ONNX Runtime's on the GPU where it can use that."""
+    assert source.bundle is not None
+    description = source.bundle.manifest.description
+    try:
+        other = OnnxRuntimeEngine(source.graphs.__getitem__, description=description, device=device)
+    except EngineError:
+        other = OnnxRuntimeEngine(source.graphs.__getitem__, description=description)
+    shape, goldens = description.layout.shape, description.num_golden
+    seconds = {each.name: median_seconds(each, BATCH, shape, goldens) for each in (engine, other)}
+    return {name: round(BATCH / each, 1) for name, each in seconds.items()}
 
 
 def _parent(path: str) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from changenet.data.calibration import Pairs, PicturesAlone, stratified
 from changenet.data.pairs import PairSource
 from changenet.description import ModelDescription
-from changenet.errors import SpecError
+from changenet.errors import DataError, SpecError
 from changenet.factory.data import pair_source
 from changenet.quantization.layers import Rule
 from changenet.spec import Experiment
+from changenet.spec.stored import read_stored
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,29 @@ def calibration_pairs(experiment: Experiment, description: ModelDescription) -> 
         what = "there is no calibration set and no training set to take pairs from"
         raise SpecError(what, where=CALIBRATION_SET, fix="Name its csv_path and images_dir.")
     return sampled_pairs(experiment, "calibration" if named.csv_path else "train", description, CALIBRATION_PAIRS)
+
+
+def validation_pairs(
+    experiment: Experiment, description: ModelDescription, count: int
+) -> tuple[Iterator[tuple[Any, Any]] | None, str]:
+    """Return pairs, one by one, of the validation set of the spec, else of the one that the network was trained with.
+
+    Returns:
+        The pairs, read already; or None, and why there are none, which is also logged.
+    """
+    if not experiment.dataset.classify.validation_dataset.csv_path:
+        experiment = read_stored(description.spec)
+    if not experiment.dataset.classify.validation_dataset.csv_path:
+        reason = "neither spec nor checkpoint names dataset.classify.validation_dataset"
+    else:
+        try:
+            pairs, rows = sampled_pairs(experiment, "validation", description, count)
+            read = [pairs.read(row) for row in rows]
+            return ((test[None], golden[None]) for test, golden in read), ""
+        except (DataError, SpecError) as error:
+            reason = str(error)
+    logger.warning("No decisions on real pairs were compared: %s", reason)
+    return None, reason
 
 
 def sampled_pairs(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from changenet.spec.cross_checks import Finding
 from changenet.spec.experiment import Experiment
+from changenet.spec.finding import Finding
 
 UNREAD_SECTIONS = ("dataset.segment", "train.segment")  # TAO's specs carry them whatever the task: no warning
 

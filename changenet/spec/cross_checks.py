@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from changenet.description import PASS, UNSCORED
 from changenet.model.catalogue import CATALOGUE, GOLDEN_CELL, unknown_backbone
 from changenet.spec import encoders
 from changenet.spec.experiment import Experiment
+from changenet.spec.finding import Finding
+from changenet.spec.serve_checks import check_serve
 from changenet.spec.workers import unshared_batch
 
 DATA = "dataset.classify"
 TAO_NUM_INPUT = 8  # TAO's default beside a null input_map; its own spec writes both and means neither
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A contradiction.
-
-    Args:
-        keys: The keys it is about; the first is the one that is reported.
-        what: What is wrong, with the value.
-        fix: What to do.
-    """
-
-    keys: tuple[str, ...]
-    what: str
-    fix: str
 
 
 def check(experiment: Experiment) -> Iterator[Finding]:
@@ -44,7 +30,7 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     yield from _batch(experiment)
     yield from _quantize(experiment)
     yield from _profile(experiment)
-    yield from _serve(experiment)
+    yield from check_serve(experiment.serve)
 
 
 def _loss(experiment: Experiment) -> Iterator[Finding]:
@@ -295,30 +281,4 @@ def _profile(experiment: Experiment) -> Iterator[Finding]:
             tuple(f"{prefix}{name}_batch_size" for name in ("opt", "min", "max")),
             f"is {usual}, and batches are {low} (min_batch_size) to {high} (max_batch_size)",
             "Give min_batch_size <= opt_batch_size <= max_batch_size.",
-        )
-
-
-def _serve(experiment: Experiment) -> Iterator[Finding]:
-    shares: dict[str, list[float]] = {}
-    for model in experiment.serve.models:
-        shares.setdefault(model.name, []).append(model.traffic)
-    for name, traffic in sorted(shares.items()):
-        if traffic.count(1.0) > 1 or len(traffic) > 2:
-            yield Finding(("serve.models",), f"names {name!r} twice", "Give every model a name of its own.")
-        elif 1.0 not in traffic:
-            what = f"has a shadow {name!r} of nothing"
-            yield Finding(("serve.models",), what, "Name the bundle that answers too, with traffic 1.")
-    served = experiment.serve
-    if served.max_ongoing_requests < served.max_batch_size:
-        yield Finding(
-            ("serve.max_ongoing_requests", "serve.max_batch_size"),
-            f"is {served.max_ongoing_requests}, but serve.max_batch_size is {served.max_batch_size}: no batch could fill",
-            "Hold at least one batch of requests.",
-        )
-    scaling = served.autoscaling
-    if scaling.max_replicas is not None and scaling.max_replicas < scaling.min_replicas:
-        yield Finding(
-            ("serve.autoscaling.max_replicas",),
-            f"is {scaling.max_replicas}, but serve.autoscaling.min_replicas is {scaling.min_replicas}",
-            "Use as many or more.",
         )

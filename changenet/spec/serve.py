@@ -9,6 +9,26 @@ from pydantic import Field
 from changenet.spec.section import Integer, Number, Positive, Section
 
 
+class Autoscaling(Section):
+    """`serve.autoscaling` and `serve.models[].autoscaling`: replicas by load."""
+
+    min_replicas: Annotated[Integer, Field(ge=0)] = Field(
+        default=1, description="Fewest replicas; 0 lets the first request after a pause wait for one."
+    )
+    max_replicas: Positive | None = Field(
+        default=None, description="Most replicas. Unset: as many as `replicas` says, whatever the load."
+    )
+    target_ongoing_requests: Annotated[Number, Field(gt=0)] = Field(
+        default=8.0, description="Requests at once that one replica should have."
+    )
+    upscale_delay_s: Annotated[Number, Field(ge=0)] = Field(
+        default=30.0, description="How long there must be more before a replica is added."
+    )
+    downscale_delay_s: Annotated[Number, Field(ge=0)] = Field(
+        default=600.0, description="How long there must be fewer before a replica goes."
+    )
+
+
 class ServedModel(Section):
     """`serve.models[]`: one model, and how clients call it."""
 
@@ -25,26 +45,10 @@ class ServedModel(Section):
     traffic: Annotated[Number, Field(gt=0, le=1)] = Field(
         default=1.0, description="Below 1: a shadow of the model of that name; it sees this share, nobody its verdicts."
     )
-
-
-class Autoscaling(Section):
-    """`serve.autoscaling`: replicas by load."""
-
-    min_replicas: Annotated[Integer, Field(ge=0)] = Field(
-        default=1, description="Fewest replicas; 0 lets the first request after a pause wait for one."
+    replicas: Positive | None = Field(
+        default=None, description="Replicas of its own. Unset, without autoscaling: it shares those of the service."
     )
-    max_replicas: Positive | None = Field(
-        default=None, description="Most replicas. Unset: serve.replicas, whatever the load."
-    )
-    target_ongoing_requests: Annotated[Number, Field(gt=0)] = Field(
-        default=8.0, description="Requests at once that one replica should have."
-    )
-    upscale_delay_s: Annotated[Number, Field(ge=0)] = Field(
-        default=30.0, description="How long there must be more before a replica is added."
-    )
-    downscale_delay_s: Annotated[Number, Field(ge=0)] = Field(
-        default=600.0, description="How long there must be fewer before a replica goes."
-    )
+    autoscaling: Autoscaling = Autoscaling()
 
 
 class Serve(Section):
@@ -81,10 +85,14 @@ class Serve(Section):
     batch_wait_timeout_s: Annotated[Number, Field(ge=0, le=1)] = Field(
         default=0.0, description="How long a free engine waits for a batch to fill; 0 takes what is there."
     )
-    max_ongoing_requests: Positive = Field(
-        default=64, description="Inspections that a replica holds at once; one more is answered 503."
+    max_ongoing_requests: Positive | None = Field(
+        default=None,
+        description="Inspections that a replica holds at once; one more is answered 503. At least a batch of each of its models. "
+        "Unset: 64, or as many.",
     )
-    replicas: Positive = Field(default=1, description="Replicas, without autoscaling; each holds all models.")
+    replicas: Positive = Field(
+        default=1, description="Replicas, without autoscaling; each holds all models that have none of their own."
+    )
     autoscaling: Autoscaling = Autoscaling()
     cpus: Positive | None = Field(
         default=None, description="CPUs that a replica reserves and its engines use. Unset: it reserves 1 and uses all."

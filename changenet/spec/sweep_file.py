@@ -107,8 +107,9 @@ class SweepReading:
                         guess = difflib.get_close_matches(name, fields, n=1)
                         fix = f"Did you mean {guess[0]}?" if guess else f"Allowed here: {', '.join(fields)}."
                         self.add("is not a key of a sweep", self.at(name), fix)
-                    elif name == "scheduler" and value == "pbt":
-                        self.add("pbt is not there: it would change values within a run", self.at(name), "Use asha.")
+                    elif name in ("scheduler", "algorithm") and value == "pbt":
+                        what = "pbt is not there: its winner is a schedule, not values that a spec could hold"
+                        self.add(what, self.at(name), f"Allowed: {allowed(fields[name])}.")
                     else:
                         words = "mapping of keys to where to search" if name == "space" else allowed(fields[name])
                         self.add(f"is {value!r}", self.at(name), f"Allowed: {words}.")

@@ -11,15 +11,19 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from changenet import storage
 from changenet.errors import CheckpointError, EngineError
 from changenet.storage import sha256
+from changenet.tensorrt import weights
 from changenet.tensorrt.package import TensorRt, import_tensorrt
-from changenet.tensorrt.precision import Rule, check_rules, quantized_format, with_precision
+from changenet.tensorrt.precision import agreed_format, with_precision
+from changenet.tensorrt.rules import Rule, check_rules
 from changenet.tensorrt.tag import EngineTag, Gpu
 
 logger = logging.getLogger(__name__)
 
 Batches = tuple[int, int, int]
+ONNX = ".onnx"
 _OTHERWISE = "Try another gen_trt_engine.tensorrt.data_type or export.opset_version."
 
 
@@ -70,15 +74,21 @@ def engine_name(graph_name: str) -> str:
 
 
 def build_plans(
-    graphs: Mapping[str, bytes], settings: BuildSettings, *, goldens: int = 1, timing_cache: bytes = b""
+    graphs: Mapping[str, bytes],
+    settings: BuildSettings,
+    *,
+    goldens: int = 1,
+    timing_cache: bytes = b"",
+    folder: str = "",
 ) -> Built:
     """Build the engines of graphs.
 
     Args:
-        graphs: File name, as in a bundle, to ONNX.
+        graphs: File name, as in a bundle, to ONNX; other names than `*.onnx` are files of weights beside the graphs.
         settings: See there.
         goldens: That a test is compared with: `encoder` and `golden` take as many pictures a pair.
         timing_cache: Of an earlier build; one of another version or GPU is not used.
+        folder: The bundle that the graphs come from, or the one ONNX file, for messages.
 
     Raises:
         CheckpointError: A graph is none.
@@ -90,11 +100,12 @@ def build_plans(
 
     package = import_tensorrt(without_gpu=settings.capability is not None)
     gpu = local_gpu(settings.device) if settings.capability is None else Gpu("", settings.capability)
-    models = {name: _model(name, content) for name, content in graphs.items()}
-    precision = _precision(settings.precision, models)
+    files = {name: content for name, content in graphs.items() if not name.endswith(ONNX)}
+    models = {name: read_graph(graphs[name], where=_place(folder, name)) for name in graphs if name not in files}
+    precision = agreed_format(settings.precision, models, files, folder)
     check_rules(settings.rules, models.values())
     floats = "fp32" if precision in ("int8", "fp8") else precision
-    builder = _Builder(package, settings, gpu, timing_cache)
+    builder = _Builder(package, settings, gpu, timing_cache, files, folder)
     many = goldens + 1
     batches = {
         "encoder.onnx": _times(settings.batch, many, smallest=1),
@@ -102,7 +113,7 @@ def build_plans(
     }
     plans = {
         engine_name(name): builder.build(
-            name, with_precision(model, floats, settings.rules), batches.get(name, settings.batch)
+            name, with_precision(model, floats, settings.rules, files=files), batches.get(name, settings.batch)
         )
         for name, model in models.items()
     }
@@ -113,18 +124,19 @@ def build_plans(
         gpu=gpu.name or None,
         precision=precision,
         batch=settings.batch,
-        sources={engine_name(name): sha256(content) for name, content in graphs.items()},
+        sources={engine_name(name): sha256(graphs[name]) for name in models},
     )
     return Built(plans, tag, builder.timing_cache)
 
 
-def _model(name: str, content: bytes) -> onnx.ModelProto:
+def read_graph(content: bytes, *, where: str) -> onnx.ModelProto:
+    """Return a graph without the weights that lie beside it (raises CheckpointError where it is none)."""
     try:
         model = onnx.load_from_string(content)
     except DecodeError:
         model = onnx.ModelProto()
     if not model.graph.node:
-        raise CheckpointError("is not an ONNX graph", where=name, fix="Name what changenet export wrote.")
+        raise CheckpointError("is not an ONNX graph", where=where, fix="Name what changenet export wrote.")
     return model
 
 
@@ -133,25 +145,23 @@ def _times(batch: Batches, factor: int, *, smallest: int) -> Batches:
     return smallest, batch[1] * factor, batch[2] * factor
 
 
-def _precision(asked: str, models: Mapping[str, onnx.ModelProto]) -> str:
-    quantized = {found for model in models.values() if (found := quantized_format(model))}
-    stored = "fp8" if "fp8" in quantized else next(iter(quantized), None)
-    if stored is None and asked in ("int8", "fp8"):
-        what = f"{asked} needs graphs that are quantized to it, and these are not"
-        fix = (
-            f"Run changenet quantize with quantize.backend: modelopt.pytorch and dtype {asked}, and export the result."
-        )
-        raise EngineError(what, where="data_type", fix=fix if asked == "int8" else "Write fp16, or give such a graph.")
-    if stored is not None and asked not in (stored, "fp32"):
-        what = f"is {asked}, and the layers of the graph are quantized to {stored}"
-        raise EngineError(
-            what, where="data_type", fix=f"Write {stored}, or export the checkpoint that is not quantized."
-        )
-    return stored or asked
+def _place(folder: str, name: str) -> str:
+    if not folder:
+        return name
+    return folder if folder.endswith(ONNX) else storage.join(folder, name)
 
 
 class _Builder:
-    def __init__(self, package: TensorRt, settings: BuildSettings, gpu: Gpu, timing_cache: bytes) -> None:
+    def __init__(
+        self,
+        package: TensorRt,
+        settings: BuildSettings,
+        gpu: Gpu,
+        timing_cache: bytes,
+        files: Mapping[str, bytes],
+        folder: str,
+    ) -> None:
+        self._files, self._folder = files, folder
         self._package, self._trt, self._settings, self._gpu = package, package.module, settings, gpu
         self.timing_cache = timing_cache
         package.messages.clear()
@@ -164,7 +174,7 @@ class _Builder:
         """Return the engine of a graph (raises EngineError)."""
         logger.info("Building %s for compute capability %s.", engine_name(name), self._gpu.capability)
         with _on_device(self._settings):
-            network, parser = self._parsed(name, model)
+            network, *needed = self._parsed(name, model)
             config, cache = self._config()
             profile = self._builder.create_optimization_profile()
             inputs = [network.get_input(number) for number in range(network.num_inputs)]
@@ -175,25 +185,29 @@ class _Builder:
             if dynamic:
                 config.add_optimization_profile(profile)
             plan = self._builder.build_serialized_network(network, config)
-            del parser  # it owns weights that the network uses
+            del needed  # the parser owns weights that the network uses, and uses others
         if plan is None:
-            raise EngineError(f"TensorRT cannot build {name}: {self._package.failure()}", fix=_OTHERWISE)
+            what = f"TensorRT cannot build it: {self._package.failure()}"
+            raise EngineError(what, where=_place(self._folder, name), fix=_OTHERWISE)
         if cache is not None:
             self.timing_cache = bytes(cache.serialize())
         self._package.messages.clear()
         return bytes(plan)
 
-    def _parsed(self, name: str, model: onnx.ModelProto) -> tuple[Any, Any]:
+    def _parsed(self, name: str, model: onnx.ModelProto) -> tuple[Any, Any, Any]:
+        """Return the network, and what must be kept until it is built."""
         flags = self._trt.NetworkDefinitionCreationFlag
         typed = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
         network = self._builder.create_network(typed)
         parser = self._trt.OnnxParser(network, self._package.logger)
-        if not parser.parse(model.SerializeToString()):
+        read, held = weights.parse(parser, model, self._files)
+        if not read:
             found = parser.get_error(0).desc() if parser.num_errors else self._package.failure()
             self._package.messages.clear()
             reason = " ".join(found.partition("[checkMacros")[0].split())
-            raise EngineError(f"TensorRT cannot read {name}: {reason[:300]}", fix=_OTHERWISE)
-        return network, parser
+            what = f"TensorRT cannot read it: {reason[:300]}"
+            raise EngineError(what, where=_place(self._folder, name), fix=_OTHERWISE)
+        return network, parser, held
 
     def _config(self) -> tuple[Any, Any]:
         """Return the configuration of a build, and the timing cache that it fills (None where there is no such thing)."""
@@ -218,7 +232,9 @@ class _Builder:
         if name not in known:
             possible = ", ".join(f"{each[2:-1]}.{each[-1]}" for each in known if each.startswith("SM"))
             what = f"{self._package.name} {self._package.version} builds nothing for compute capability {capability}"
-            raise EngineError(what, where="compute_capability", fix=f"It builds for {possible}.")
+            raise EngineError(
+                what, where="gen_trt_engine.tensorrt.compute_capability", fix=f"It builds for {possible}."
+            )
         config.num_compute_capabilities = 1
         config.set_compute_capability(known[name], 0)
 

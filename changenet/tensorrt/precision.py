@@ -7,18 +7,18 @@ many values, norms and powers keep 32 bits. Inputs and outputs of a graph keep t
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from types import MappingProxyType
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from changenet.errors import EngineError
+from changenet.tensorrt import weights
+from changenet.tensorrt.rules import FORMATS, Rule, plain_name
 
-FORMATS: dict[str, int] = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _LOWERED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _FOLLOWING = frozenset(
     [
@@ -69,48 +69,16 @@ _TYPED = frozenset(
 )  # they say their own type
 _KEPT_INPUTS = {"Resize": (1, 2)}  # region and scales, which ONNX wants in 32 bits
 _FP16_MAX = 65504.0
-_SECOND_ENCODER = "of_golden_"  # before the names of golden.onnx in pair.onnx
+TYPE_KEY = "gen_trt_engine.tensorrt.data_type"
+NO_FILES: Mapping[str, bytes] = MappingProxyType({})
 
 
-class Rule(NamedTuple):
-    """A format for the nodes whose name matches a pattern (`*` stands for anything); later rules win."""
-
-    pattern: str
-    precision: str
-
-
-def parse_rules(texts: Iterable[str]) -> tuple[Rule, ...]:
-    """Read `gen_trt_engine.tensorrt.layers_precision`: `NAME:PRECISION` each.
-
-    >>> parse_rules(["encoder/*:fp16"])
-    (Rule(pattern='encoder/*', precision='fp16'),)
-
-    Raises:
-        EngineError: A text has another form, or its format is none of `FORMATS`.
-    """
-    rules = []
-    for text in texts:
-        pattern, colon, precision = text.rpartition(":")
-        precision = precision.strip().lower()
-        if not colon or not pattern or precision not in FORMATS:
-            fix = f"Write NAME:PRECISION with {', '.join(FORMATS)}; int8 and fp8 come from changenet quantize."
-            raise EngineError(f"{text!r} names no layer with its precision", where="layers_precision", fix=fix)
-        rules.append(Rule(pattern.strip(), precision))
-    return tuple(rules)
-
-
-def check_rules(rules: Sequence[Rule], graphs: Iterable[onnx.ModelProto]) -> None:
-    """Make sure that every rule names a node (raises EngineError with the nearest names)."""
-    names = sorted({_plain(node.name) for graph in graphs for node in graph.graph.node if node.name})
-    for rule in rules:
-        if not any(fnmatchcase(name, rule.pattern) for name in names):
-            near = difflib.get_close_matches(rule.pattern, names, n=3, cutoff=0.3) or names[:3]
-            what = f"no layer matches {rule.pattern!r}"
-            raise EngineError(what, where="layers_precision", fix=f"There are, for example: {', '.join(near)}.")
-
-
-def quantized_format(graph: onnx.ModelProto) -> str | None:
+def quantized_format(graph: onnx.ModelProto, files: Mapping[str, bytes] = NO_FILES) -> str | None:
     """Return `int8` or `fp8` for a graph with quantized layers that TensorRT can run, None for one without any.
+
+    Args:
+        graph: With or without its weights.
+        files: Those of the weights that lie beside it, by name.
 
     Raises:
         EngineError: Its layers are quantized in a way that only CPUs can run.
@@ -125,28 +93,61 @@ def quantized_format(graph: onnx.ModelProto) -> str | None:
         if kind == TensorProto.FLOAT8E4M3FN:
             found.add("fp8")
             continue
-        if kind != TensorProto.INT8 or (zero is not None and numpy_helper.to_array(zero).any()):
+        if kind != TensorProto.INT8 or (zero is not None and weights.array(zero, files).any()):
             what = "its layers are quantized for CPUs (a zero that is not at 0), and TensorRT cannot run that"
             raise EngineError(what, fix="Quantize the checkpoint with quantize.backend: modelopt.pytorch.")
         found.add("int8")
     return "fp8" if "fp8" in found else next(iter(found), None)
 
 
-def with_precision(graph: onnx.ModelProto, precision: str, rules: Sequence[Rule] = ()) -> onnx.ModelProto:
+def agreed_format(asked: str, models: Mapping[str, onnx.ModelProto], files: Mapping[str, bytes], folder: str) -> str:
+    """Return the format to build in: the one asked for, or the one that the graphs are quantized to.
+
+    Args:
+        asked: `fp32` leaves quantized graphs as they are.
+        models: By name.
+        files: As in `quantized_format`.
+        folder: Where the graphs lie, for messages.
+
+    Raises:
+        EngineError: The graphs are quantized to another format, or are not and should be.
+    """
+    quantized = {found for model in models.values() if (found := quantized_format(model, files))}
+    graphs = f"the graphs of {folder}" if folder else "the graphs"
+    stored = "fp8" if "fp8" in quantized else next(iter(quantized), None)
+    if stored is None and asked in ("int8", "fp8"):
+        what = f"is {asked}, and {graphs} are not quantized to it"
+        fix = (
+            f"Run changenet quantize with quantize.backend: modelopt.pytorch and dtype {asked}, and export the result."
+        )
+        raise EngineError(what, where=TYPE_KEY, fix=fix if asked == "int8" else "Write fp16, or give such a graph.")
+    if stored is not None and asked not in (stored, "fp32"):
+        what = f"is {asked}, and {graphs} are quantized to {stored}"
+        raise EngineError(what, where=TYPE_KEY, fix=f"Write {stored}, or export the checkpoint that is not quantized.")
+    return stored or asked
+
+
+def with_precision(
+    graph: onnx.ModelProto, precision: str, rules: Sequence[Rule] = (), *, files: Mapping[str, bytes] = NO_FILES
+) -> onnx.ModelProto:
     """Return a copy of a graph of 32-bit floats whose nodes compute in another format.
 
     Args:
         graph: Not changed. Its names are unique.
         precision: Of all nodes that gain by it: one of `FORMATS`.
         rules: Formats of single nodes, whatever they compute.
+        files: Weights that lie beside it, by name of the file; those that change come into the graph.
     """
     if precision == "fp32" and not rules:
         return graph
-    return _Lowering(graph, precision, rules).run()
+    return _Lowering(graph, precision, rules, files).run()
 
 
 class _Lowering:
-    def __init__(self, graph: onnx.ModelProto, precision: str, rules: Sequence[Rule]) -> None:
+    def __init__(
+        self, graph: onnx.ModelProto, precision: str, rules: Sequence[Rule], files: Mapping[str, bytes]
+    ) -> None:
+        self._files = files
         self._model = onnx.ModelProto()
         self._model.CopyFrom(graph)
         self._default, self._rules = FORMATS[precision], rules
@@ -181,7 +182,7 @@ class _Lowering:
     def _format(self, node: onnx.NodeProto) -> int:
         if node.op_type in _TYPED or not any(name in self._floats for name in node.input):
             return int(TensorProto.FLOAT)
-        rule = next((each for each in reversed(self._rules) if fnmatchcase(_plain(node.name), each.pattern)), None)
+        rule = next((each for each in reversed(self._rules) if fnmatchcase(plain_name(node.name), each.pattern)), None)
         lowers = node.op_type in _LOWERED
         follows = node.op_type in _FOLLOWING and any(name in self._formats for name in node.input)
         wanted: int = FORMATS[rule.precision] if rule else self._default if lowers or follows else TensorProto.FLOAT
@@ -193,7 +194,7 @@ class _Lowering:
         tensor = self._constants.get(name)
         if tensor is None or tensor.data_type != TensorProto.FLOAT:
             return False
-        return bool(np.max(np.abs(numpy_helper.to_array(tensor)), initial=0) > _FP16_MAX)
+        return bool(np.max(np.abs(weights.array(tensor, self._files)), initial=0) > _FP16_MAX)
 
     def _add(self, node: onnx.NodeProto, wanted: int) -> None:
         """Append a node that computes in a format, after casts of what it takes."""
@@ -220,7 +221,7 @@ class _Lowering:
         cast = name if wanted == TensorProto.FLOAT else _in_format(name, wanted)
         self._names[name, wanted] = cast
         if (tensor := self._constants.get(name)) is not None:
-            values = numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(wanted))
+            values = weights.array(tensor, self._files).astype(helper.tensor_dtype_to_np_dtype(wanted))
             self._model.graph.initializer.append(numpy_helper.from_array(values, cast))
         else:
             source = self._names.get((name, is_format), name)
@@ -230,10 +231,6 @@ class _Lowering:
 
 def _in_format(name: str, wanted: int) -> str:
     return f"{name}/{TensorProto.DataType.Name(wanted).lower()}"
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix(_SECOND_ENCODER)
 
 
 def _constants(graph: onnx.ModelProto) -> Mapping[str, TensorProto]:

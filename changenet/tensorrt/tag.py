@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from changenet.errors import EngineError
@@ -39,6 +39,8 @@ class EngineTag:
         precision: `fp32`, `fp16`, `bf16`, `int8` or `fp8`.
         batch: Smallest, usual and largest batch of pairs.
         sources: Name of an engine file to the SHA-256 of the ONNX graph it was built from.
+        pairs_per_second: By runtime, `tensorrt` and `onnxruntime`, on the GPU where they were built; empty where there was
+            none.
     """
 
     package: str
@@ -48,6 +50,7 @@ class EngineTag:
     precision: str
     batch: tuple[int, int, int]
     sources: dict[str, str]
+    pairs_per_second: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

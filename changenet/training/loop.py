@@ -114,14 +114,20 @@ def predict(
     normalise: nn.Module,
     device: torch.device,
     precision: str = "32-true",
+    after_batch: Callable[[int], object] | None = None,
 ) -> EpochResult:
-    """Return the outputs for every batch, in evaluation mode and without gradients; the loss is left at 0."""
+    """Return the outputs for every batch, in evaluation mode and without gradients; the loss is left at 0.
+
+    `after_batch` is called with the batch's number.
+    """
     network.eval()
     kept = []
-    for batch in batches:
+    for number, batch in enumerate(batches):
         test, golden = (batch[key].to(device, non_blocking=True) for key in ("test", "golden"))
         with autocast(precision, device):
             kept.append((batch["row"], network(normalise(test), normalise(golden)).float(), batch["label"]))
+        if after_batch is not None:
+            after_batch(number)
     return _collect(kept, 0.0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ class Progress:
         best: Best value of it so far.
         reference: Its value when it last got better by `min_delta` (early stopping).
         stale: Validations since then.
+        trained: Figures of that epoch's training when nothing but its validation is left to do; else empty.
     """
 
     epoch: int = 0
@@ -30,6 +31,7 @@ class Progress:
     best: float | None = None
     stale: int = 0
     reference: float | None = None
+    trained: dict[str, Any] = field(default_factory=dict)
 
     def improves(self, value: float | None, *, name: str, mode: str, min_delta: float = 0.0) -> bool:
         """Note the value of the monitored metric; say whether it is the best so far (`mode`: `min` or `max`).

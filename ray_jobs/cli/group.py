@@ -15,6 +15,7 @@ class Verbs(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the verb and report what a user can mend on stderr."""
         from ray_jobs.console import err, set_up_logging
+        from ray_jobs.failures import cluster_failure
 
         set_up_logging()
         try:
@@ -23,9 +24,13 @@ class Verbs(typer.core.TyperGroup):
             for problem in error.problems:
                 err.print(f"error: {problem}", soft_wrap=True)
             raise typer.Exit(2) from None
-        except OSError as error:  # a full disk, a folder that cannot be made or written
-            if error.filename is None:
+        except Exception as error:
+            if failure := cluster_failure(error):
+                err.print(f"error: {failure}", soft_wrap=True)
+                raise typer.Exit(1) from None
+            if not isinstance(error, OSError) or error.filename is None:
                 raise
+            # A full disk, a folder that cannot be made or written.
             err.print(f"error: {error.filename}: {error.strerror}. Choose another place, or make room.", soft_wrap=True)
             raise typer.Exit(2) from None
         except (KeyboardInterrupt, SystemExit):  # SIGINT; SIGTERM, which Ray turns into an exit

@@ -55,7 +55,9 @@ def built(bundle: Path, tmp_path: Path) -> Callable[..., Any]:
         path = str(tmp_path / "pcb.engine")
         settings = BuildSettings(**{"batch": (1, 2, 4), **changes})
         try:
-            return generate(find_source(str(bundle)), settings, path, overwrite=True), path
+            tests, goldens = make_pairs(8, (3, SIDE, SIDE), seed=9)
+            pairs = zip(tests[:, None], goldens[:, None], strict=True)
+            return generate(find_source(str(bundle)), settings, path, overwrite=True, validation=pairs), path
         except EngineError as error:
             if "cannot start" in str(error):
                 pytest.skip(str(error))
@@ -67,7 +69,8 @@ def built(bundle: Path, tmp_path: Path) -> Callable[..., Any]:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_an_engine_gives_the_scores_of_onnxruntime(bundle: Path, built: Callable[..., Any], precision: str) -> None:
     generated, path = built(precision=precision)
-    assert generated.parity is not None
+    assert generated.parity.agreement is not None
+    assert set(generated.tag.pairs_per_second) == {"tensorrt", "onnxruntime"}
     assert generated.tag.gpu == torch.cuda.get_device_name()
     reference, _, _ = load_engine(str(bundle))
     tolerance = 1e-4 if precision == "fp32" else 0.1
@@ -78,6 +81,14 @@ def test_an_engine_gives_the_scores_of_onnxruntime(bundle: Path, built: Callable
             pair = make_pairs(count, (3, SIDE, SIDE), seed=count)
             wanted = reference.score(*pair)
             np.testing.assert_allclose(engine.score(*pair), wanted, atol=tolerance * max(1, float(wanted.max())))
+
+
+def test_auto_takes_what_was_faster_when_it_was_built(bundle: Path, built: Callable[..., Any]) -> None:
+    generated, _ = built()
+    speeds = generated.tag.pairs_per_second
+    chosen = "tensorrt" if speeds["tensorrt"] >= speeds["onnxruntime"] else "onnxruntime"
+    assert load_engine(str(bundle))[0].name == chosen
+    assert load_engine(str(bundle), device="cpu")[0].name == "onnxruntime"
 
 
 def test_kept_goldens_give_the_same_scores(bundle: Path, built: Callable[..., Any]) -> None:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Jobs:
 
     url: str
     environment: dict[str, str]
+    headers: dict[str, str]
 
     def ray(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run `ray job …` in the root of the project."""
@@ -67,6 +69,16 @@ class Jobs:
         begun = self.ray("submit", *options, "--", *shlex.split(action))
         assert begun.returncode == 0, begun.stderr
 
+    def wait_for(self, name: str, true: Callable[[], bool]) -> None:
+        """Wait for what a job that was started brings about, as long as it runs."""
+
+        def ended() -> bool:
+            job = httpx.get(f"{self.url}/api/jobs/{name}", headers=self.headers, timeout=60).json()
+            return job["status"] not in ("PENDING", "RUNNING")
+
+        _wait_until(lambda: true() or ended())
+        assert true(), self.ray("logs", name).stdout
+
 
 @pytest.fixture(scope="module")
 def jobs() -> Iterator[Jobs]:
@@ -91,8 +103,9 @@ def jobs() -> Iterator[Jobs]:
             command.split(), env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            _wait_until(lambda: _answers(f"{url}/api/version", Authorization=f"Bearer {token.read_text()}"))
-            yield Jobs(url, environment)
+            headers = {"Authorization": f"Bearer {token.read_text()}"}
+            _wait_until(lambda: _answers(f"{url}/api/version", **headers))
+            yield Jobs(url, environment, headers)
         finally:
             os.killpg(head.pid, signal.SIGKILL)  # what it has started, and nothing else; workers go with their raylet
             head.wait()
@@ -170,7 +183,7 @@ def test_a_network_is_trained_judged_exported_and_served(
     best = results / "train" / "model_best.pth"
     spec = write_spec(train__num_epochs=1, evaluate__checkpoint=str(best), inference__checkpoint=str(best))
     jobs.start("train", f"python -m ray_jobs train -e {spec} train.num_epochs=400 train.checkpoint_interval=400")
-    _wait_until((results / "train" / "metrics.csv").exists)
+    jobs.wait_for("train", (results / "train" / "metrics.csv").exists)
     assert jobs.ray("stop", "train").returncode == 0
     latest = results / "train" / "changenet_model_classify_latest.pth"
     done = load_checkpoint(str(latest)).training["progress"]["epoch"]
@@ -178,21 +191,27 @@ def test_a_network_is_trained_judged_exported_and_served(
     several = "train.ray.num_workers=2 train.ray.use_gpu=true"
     jobs.run(f"python -m ray_jobs train -e {spec} train.num_epochs={done + 1} {several}")
     assert load_checkpoint(str(latest)).training["progress"]["epoch"] == done + 1
-    jobs.run(
+    rule = shlex.quote('quantize.layers=[{module_name: "*", weights: {dtype: int8}}]')
+    actions = [
         f"python -m ray_jobs evaluate -e {spec}",
         f"python -m ray_jobs inference -e {spec}",
         f"python -m ray_jobs export -e {spec} export.checkpoint={best}",
-    )
+        f"python -m ray_jobs quantize -e {spec} quantize.model_path={best} quantize.backend=torchao {rule}",
+    ]
+    if has_tensorrt := find_spec("tensorrt_rtx") is not None:  # for a GPU that is elsewhere
+        actions.append(f"python -m ray_jobs gen_trt_engine -e {spec} gen_trt_engine.tensorrt.compute_capability=8.9")
+    jobs.run(*actions)
     assert json.loads((results / "evaluate" / "metrics.json").read_text())["pairs"] == 24
     assert len((results / "inference" / "inference.csv").read_text().splitlines()) == 25
-    for action in ("train", "evaluate", "inference", "export"):
+    for action in ("train", "evaluate", "inference", "export", "quantize"):
         last = storage.read_text(str(results / action / "status.json")).splitlines()[-1]
         assert json.loads(last)["status"] == "SUCCESS"
+    assert (results / "gen_trt_engine" / "model.engine").exists() == has_tensorrt
 
     port = free_port()
     jobs.start("serve", f"python -m ray_jobs serve --model pcb={results}/export/bundle --port {port}")
     try:
-        _wait_until(lambda: _answers(f"http://127.0.0.1:{port}/v2/health/ready"))
+        jobs.wait_for("serve", lambda: _answers(f"http://127.0.0.1:{port}/v2/health/ready"))
         files = {kind: (pair_folder / "images" / kind / "test000.png").read_bytes() for kind in ("test", "golden")}
         answer = httpx.post(f"http://127.0.0.1:{port}/v1/models/pcb/inspect", files=files, timeout=60)
         assert answer.status_code == 200

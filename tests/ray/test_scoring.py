@@ -29,7 +29,7 @@ from changenet.evaluation.cost import Cost
 from changenet.inspection import Inspector
 from changenet.model.network import ChangeNet
 from changenet.training.checkpoint import Checkpoint, save_checkpoint
-from ray_jobs import evaluate, inference, quantize
+from ray_jobs import evaluate, inference, quantize, quantize_comparison
 from ray_jobs.scorer import ModelFile
 from ray_jobs.scoring import score_rows, write_scores
 from ray_jobs.workers import Workers
@@ -175,7 +175,7 @@ def test_evaluate_finishes_good_rows_then_lists_the_bad_ones(
 def test_a_quantized_network_is_scored_by_every_worker(
     board: Path, checkpoint: Checkpoints, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
-    monkeypatch.setattr(quantize, "measure", lambda _: Cost({"1": 1.0, "8": 1.0}, 1.0, None))
+    monkeypatch.setattr(quantize_comparison, "measure", lambda _, **__: Cost({"1": 1.0, "8": 1.0}, 1.0, None))
     rule = {"module_name": "*", "weights": {"dtype": "int8"}}
     quantization = {"model_path": checkpoint(), "backend": backend, "layers": [rule]}
     split = {"csv_path": str(board / "pairs.csv"), "images_dir": str(board / "images")}

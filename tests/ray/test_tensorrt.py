@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from changenet.data.lights import PictureLayout
 from changenet.description import ModelDescription, Threshold
-from changenet.engines.tensorrt import write_engine_file
+from changenet.engines.tensorrt_files import write_engine_file
 from changenet.tensorrt.tag import EngineTag
 from ray_jobs import cluster
 from ray_jobs.cli import app

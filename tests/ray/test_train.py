@@ -128,7 +128,13 @@ def test_a_finished_folder_has_nothing_left_to_do_and_refuses_another_network(wr
 
 def test_two_workers_train_one_network_and_judge_the_one_that_is_written(write_spec: Spec, tmp_path: Path) -> None:
     workers = {"num_workers": 2, "resources_per_worker": {"CPU": 1}}
-    spec = write_spec(train__num_epochs=1, train__ray=workers, train__ema_decay=0.5, train__optim__lr=0.03)
+    spec = write_spec(
+        train__num_epochs=1,
+        train__ray=workers,
+        train__ema_decay=0.5,
+        train__optim__lr=0.03,
+        evaluate__batch_size=1,  # many: both are asked about machines that go, which waits for the other one
+    )
     train.run(spec)
     (row,) = _rows(tmp_path / "results")
     best = str(tmp_path / "results" / "train" / "model_best.pth")

@@ -43,6 +43,8 @@ class DeformableAttention(nn.Module):
         value_ratio: Width of the sampled values over D.
     """
 
+    full_precision = ("offsets", "weights")  # layers whose weights stay float32 where others are rounded
+
     def __init__(self, width: int, *, levels: int, heads: int = 16, points: int = 4, value_ratio: float = 0.5) -> None:
         super().__init__()
         inner = int(width * value_ratio)

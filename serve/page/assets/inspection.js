@@ -108,7 +108,7 @@ function fill(role, light) {
 
 const goldenId = () => find("golden-id").value.trim();
 const filled = (role) => model.input.lights.every((light) => chosen[role].has(light));
-const complete = () => filled("test") && (goldenId() ? find("golden-id").checkValidity() : filled("golden"));
+const complete = () => model && filled("test") && (goldenId() ? find("golden-id").checkValidity() : filled("golden"));
 
 function look() {
   const light = find("view-light").value;
@@ -175,6 +175,10 @@ async function selectModel() {
   try {
     model = await getJson(`v1/models/${encodeURIComponent(find("model").value)}`);
   } catch (error) {
+    // The slots of the model before must not take pictures for this one.
+    model = null;
+    for (const slot of document.querySelectorAll(".slot")) slot.remove();
+    find("inspect").disabled = true;
     show("problem", "No model", "", error.message);
     return;
   }
@@ -186,8 +190,9 @@ async function selectModel() {
 }
 
 // What is under way beside the version that answers.
-function notes({ previous, shadow, failure, behind }) {
+function notes({ previous, shadow, failure, behind, reason }) {
   return [
+    reason && `away: ${reason}`,
     previous && `before: ${previous}`,
     shadow && `in the shadow: ${shadow}`,
     failure && `the last change failed: ${failure.reason}`,
@@ -195,13 +200,15 @@ function notes({ previous, shadow, failure, behind }) {
   ].filter(Boolean).join("; ");
 }
 
-function showModels(models) {
+// A model with replicas of its own may be away; of it the name and the reason are known.
+function showModels({ models, away }) {
+  const all = [...models, ...away];
   const select = find("model");
   const before = select.value;
-  select.replaceChildren(...models.map(({ name }) => new Option(name, name)));
-  if (models.some(({ name }) => name === before)) select.value = before;
+  select.replaceChildren(...all.map(({ name }) => new Option(name, name)));
+  if (all.some(({ name }) => name === before)) select.value = before;
   find("models").querySelector("tbody").replaceChildren(
-    ...models.map((each) => {
+    ...all.map((each) => {
       const row = document.createElement("tr");
       row.dataset.model = each.name;
       const choose = document.createElement("button");
@@ -213,8 +220,9 @@ function showModels(models) {
         selectModel();
       });
       row.insertCell().append(choose);
-      for (const value of [each.version, each.engine, each.difference_module, number(each.threshold), notes(each)]) {
-        row.insertCell().textContent = value;
+      const threshold = each.threshold === undefined ? "" : number(each.threshold);
+      for (const value of [each.version, each.engine, each.difference_module, threshold, notes(each)]) {
+        row.insertCell().textContent = value ?? "";
       }
       return row;
     }),
@@ -224,7 +232,7 @@ function showModels(models) {
 
 // The models first: a key that is not known shows here.
 async function open() {
-  showModels((await getJson("v1/models")).models);
+  showModels(await getJson("v1/models"));
   await selectModel();
 }
 

@@ -45,6 +45,10 @@ def test_lights_of_one_picture_belong_together_and_it_is_its_own_golden(tmp_path
 def test_another_suffix_does_as_well_and_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"_Solder\.jpg"):
         PicturesAlone(tmp_path, image_ext=".jpg", layout=LAYOUT)
+    (tmp_path / "line_1").mkdir()
+    save(tmp_path / "line_1", "C0_Solder.png", 1)
+    with pytest.raises(DataError, match=r"images_dir: .* holds no pictures but in its subfolders.*such as .*/line_1"):
+        PicturesAlone(tmp_path, image_ext=".png", layout=LAYOUT)
     save(tmp_path, "C0_Solder.bmp", 1)
     pictures = PicturesAlone(tmp_path, image_ext=".jpg", layout=LAYOUT)
     with pytest.raises(DataError, match=r"C0_White\.bmp"):

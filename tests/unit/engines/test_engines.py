@@ -1,8 +1,11 @@
 """Engines: the same scores whatever runs the network, and clear errors where it cannot run."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,6 +136,45 @@ def test_what_an_engine_cannot_run_is_said_with_a_way_out(checkpoint_file: str, 
         load_engine(str(bundle_folder), precision="bf16")
     with pytest.raises(EngineError, match=r"torch\.compile"):
         load_engine(str(bundle_folder), compiled=True)
+
+
+@pytest.mark.parametrize("engine", ["auto", "onnxruntime"])
+def test_a_runtime_that_this_version_does_not_know_is_not_run_by_another(
+    engine: str, bundle_folder: Path, tmp_path: Path
+) -> None:
+    folder = changed_manifest(bundle_folder, tmp_path, runtime="openvino")
+    with pytest.raises(
+        EngineError, match=r"bundle: holds no graphs for onnxruntime, but openvino\. .*upgrade changenet"
+    ):
+        load_engine(folder, engine)
+
+
+def test_an_engine_without_its_graphs_is_a_checkpoint_error(bundle_folder: Path, tmp_path: Path) -> None:
+    folder = changed_manifest(bundle_folder, tmp_path, files=["pair.onnx"])
+    for graph in ("encoder", "golden", "comparator"):
+        Path(folder, f"{graph}.onnx").unlink()
+    with pytest.raises(CheckpointError, match=r"there is no encoder\.onnx among the files.*Export the bundle again"):
+        load_engine(folder)
+
+
+def test_auto_never_takes_integers_that_decide_otherwise(bundle_folder: Path, tmp_path: Path) -> None:
+    parity = {"max_error": 0.1, "agreement": 0.8, "min_agreement": 0.99, "reason": ""}
+    folder = changed_manifest(bundle_folder, tmp_path, precision="int8", parity=parity)
+    with pytest.raises(
+        EngineError, match=r"80\.00% of the decisions .* 99\.00% were asked for.*name the engine onnxruntime"
+    ):
+        load_engine(folder)
+    assert load_engine(folder, "onnxruntime")[0].precision == "int8"
+
+
+def changed_manifest(bundle_folder: Path, tmp_path: Path, **changes: Any) -> str:
+    """Copy a bundle and change what its manifest says about the engine."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle_folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["engines"][0].update(changes)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return str(folder)
 
 
 def test_a_missing_runtime_names_the_extra(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

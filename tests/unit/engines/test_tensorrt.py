@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from changenet.bundle import add_engine, read_bundle
-from changenet.engines import load_engine
+from changenet.engines import choice, load_engine
 from changenet.engines import tensorrt as engine_module
-from changenet.engines.tensorrt import TensorRtEngine, open_files, write_engine_file
+from changenet.engines.tensorrt import TensorRtEngine
+from changenet.engines.tensorrt_files import open_files, write_engine_file
 from changenet.errors import CheckpointError, EngineError
 from changenet.manifest import EngineEntry, Parity
 from changenet.storage import sha256
@@ -23,6 +24,7 @@ from changenet.tensorrt.package import TensorRt
 from changenet.tensorrt.tag import EngineTag, Gpu
 
 TAG = EngineTag("tensorrt", "10.9", "8.9", "NVIDIA L4", "fp32", (2, 2, 3), {})
+UNCHECKED = Parity(None)
 CPU = "cpu:0"  # `cpu` alone stands for the first GPU
 
 
@@ -57,12 +59,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "open_plan", OnnxPlan)
 
 
-def with_engines(bundle_folder: Path, folder: Path, tag: EngineTag = TAG) -> str:
+def with_engines(bundle_folder: Path, folder: Path, tag: EngineTag = TAG, parity: Parity = UNCHECKED) -> str:
     """Copy a bundle and add "engines": the graphs themselves, which `OnnxPlan` runs."""
     shutil.copytree(bundle_folder, folder)
     files = {f"{path.stem}.engine": path.read_bytes() for path in folder.glob("*.onnx")}
     digests = {name: sha256(content) for name, content in files.items()}
-    entry = EngineEntry("tensorrt", "tensorrt", tag.precision, digests, Parity(None), tag.to_dict())
+    entry = EngineEntry("tensorrt", "tensorrt", tag.precision, digests, parity, tag.to_dict())
     add_engine(read_bundle(folder), entry, files)
     return str(folder)
 
@@ -78,6 +80,47 @@ def test_a_bundle_keeps_its_other_engines_and_tells_where_the_new_one_runs(bundl
     assert EngineTag.from_dict(manifest.engines[1].tag) == TAG
     assert "tag" not in json.loads(Path(bundle, "manifest.json").read_text())["engines"][0]
     assert load_engine(bundle)[0].name == "onnxruntime"  # what every machine can run
+
+
+VERIFIED, HALF = Parity(1e-6), replace(TAG, precision="fp16")
+SLOWER = {"tensorrt": 9.0, "onnxruntime": 10.0}
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("tag", "parity", "device", "expected"),
+    [
+        (TAG, VERIFIED, None, "tensorrt"),
+        (replace(TAG, pairs_per_second={"tensorrt": 11.0, "onnxruntime": 10.0}), VERIFIED, "cuda", "tensorrt"),
+        (HALF, Parity(0.01, 0.99), None, "tensorrt"),
+        (TAG, VERIFIED, "cpu", "onnxruntime"),
+        (replace(TAG, pairs_per_second=SLOWER), VERIFIED, None, "onnxruntime"),
+        (replace(TAG, capability="9.0"), VERIFIED, None, "onnxruntime"),
+        (replace(TAG, version="10.12"), VERIFIED, None, "onnxruntime"),
+        (TAG, Parity(None, reason="built elsewhere"), None, "onnxruntime"),
+        (HALF, Parity(0.01), None, "onnxruntime"),
+        (HALF, Parity(0.01, 0.98), None, "onnxruntime"),
+    ],
+)
+def test_auto_takes_tensorrt_where_it_is_verified_fits_and_was_faster(
+    tag: EngineTag, parity: Parity, device: str | None, expected: str, bundle_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(choice, "TensorRtEngine", lambda files, **_: TensorRtEngine(files, device=CPU))
+    path = with_engines(bundle_folder, tmp_path / "bundle", tag, parity)
+    assert {load_engine(path, device=device)[0].name for _ in range(2)} == {expected}
+
+
+@pytest.mark.usefixtures("gpu")
+def test_auto_leaves_an_engine_out_that_computes_other_scores_here(
+    bundle_folder: Path, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(choice, "TensorRtEngine", lambda files, **_: TensorRtEngine(files, device=CPU))
+    monkeypatch.setattr(TensorRtEngine, "output", lambda _, test, __: np.zeros((len(test), 2), np.float32))
+    path = with_engines(bundle_folder, tmp_path / "bundle", parity=VERIFIED)
+    with caplog.at_level("INFO"):
+        assert load_engine(path)[0].name == "onnxruntime"
+    assert "is left out" in caplog.text
+    assert "self-test" in caplog.text
 
 
 @pytest.mark.usefixtures("gpu")

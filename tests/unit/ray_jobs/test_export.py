@@ -15,6 +15,7 @@ from changenet.bundle import read_bundle
 from changenet.errors import CheckpointError, SpecError
 from changenet.export import onnx as onnx_export
 from changenet.inspection import Inspector
+from changenet.manifest import Parity
 from changenet.spec import load_spec
 from changenet.training.checkpoint import save_checkpoint
 from ray_jobs import export
@@ -64,6 +65,9 @@ def test_deepstream_files_lie_beside_the_onnx_file(spec: str, tmp_path: Path) ->
         "nvdspreprocess_config_1.yaml",
     }
     assert "onnx-file: pcb.onnx" in (file.parent / "nvdsinfer_config.yaml").read_text()
+    other = [f"export.onnx_file={file.with_name('other.onnx')}", "export.serialize_nvdsinfer=true"]
+    with pytest.raises(CheckpointError, match=r"labels\.txt: exists\. Add --overwrite"):
+        export.run(spec, other)
 
 
 def test_sizes_in_the_spec_must_be_the_checkpoints(spec: str) -> None:
@@ -77,19 +81,20 @@ def test_sizes_in_the_spec_must_be_the_checkpoints(spec: str) -> None:
 def test_decisions_on_validation_pairs_are_compared(
     spec: str, pair_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    def agreement() -> float | None:
-        return read_bundle(tmp_path / "results" / "export" / "bundle").manifest.engines[0].parity.agreement
+    def parity() -> Parity:
+        return read_bundle(tmp_path / "results" / "export" / "bundle").manifest.engines[0].parity
 
     assert export.run(spec) == 0
-    assert agreement() is None
-    assert "no decisions on real pairs were compared" in caplog.text
+    assert parity().agreement is None
+    assert "neither spec nor checkpoint names" in parity().reason
+    assert "No decisions on real pairs were compared: neither spec" in caplog.text
     files = f"{{csv_path: {pair_folder}/val.csv, images_dir: {pair_folder}/images}}"
     assert export.run(spec, [f"dataset.classify.validation_dataset={files}"], overwrite=True) == 0
-    assert agreement() == 1
+    assert (parity().agreement, parity().reason) == (1, "")
     assert "100.00% of the decisions on validation pairs" in " ".join(capsys.readouterr().out.split())
     gone = f"dataset.classify.validation_dataset={{csv_path: {tmp_path}/gone.csv, images_dir: {pair_folder}}}"
     assert export.run(spec, [gone], overwrite=True) == 0
-    assert agreement() is None
+    assert parity().agreement is None
     assert "gone.csv" in caplog.text
 
 

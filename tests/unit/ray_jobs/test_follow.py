@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from ray_jobs.follow import Board
+import logging
+
+import pytest
+
+from ray_jobs.follow import REMINDER, SLOW_START, Board, Waiting
 
 
 def test_all_workers_stop_at_a_step_that_none_has_passed() -> None:
@@ -26,3 +30,20 @@ def test_a_record_is_shown_once() -> None:
         board.log("ray_jobs", 20, "Going on.")
     assert board.take()[-1] == [("ray_jobs", 20, "Going on.")]
     assert board.take()[-1] == []
+
+
+def test_workers_that_do_not_start_are_worth_a_word_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    waiting = Waiting()
+
+    def words(*looks: tuple[float, bool]) -> int:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            for now, working in looks:
+                waiting.look(working=working, now=now)
+        return len(caplog.records)
+
+    assert words((0, False), (SLOW_START - 1, False)) == 0
+    assert words((SLOW_START, False), (SLOW_START + 1, False)) == 1
+    assert words((SLOW_START + REMINDER, False)) == 1
+    assert words((10_000, True), (10_001, False), (10_000 + SLOW_START, False)) == 0, "they worked, and start again"
+    assert words((10_001 + SLOW_START, False)) == 1

@@ -5,13 +5,16 @@ import shutil
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
+import ray
+import torch
 import yaml
 from typer.testing import CliRunner
 
 from changenet import encryption, signing
 from changenet.bundle import read_bundle
-from changenet.engines.tensorrt import open_files
+from changenet.engines.tensorrt_files import open_files
 from changenet.errors import CheckpointError, EngineError, SpecError
 from changenet.sealing import seal
 from changenet.spec import load_spec
@@ -54,6 +57,8 @@ def test_engines_go_into_the_bundle_and_one_beside(spec: str, exported: Path, tm
     bundle = read_bundle(exported / "bundle")
     _, entry = bundle.manifest.engines
     assert (entry.runtime, entry.precision, entry.parity.max_error) == ("tensorrt", "fp32", None)
+    assert entry.parity.reason == "it was built for a GPU that is elsewhere, and never run"
+    assert not entry.verified
     assert set(entry.sha256) == ENGINES
     assert (folder / "model.engine").read_bytes() == bundle.read("pair.engine")
     files, _ = open_files(str(folder / "model.engine"))
@@ -72,7 +77,8 @@ def test_the_onnx_file_leads_to_its_bundle_and_a_strange_one_to_none(spec: str, 
     entry = read_bundle(exported / "bundle").manifest.engines[1]
     assert (entry.precision, entry.tag["batch"]) == ("fp16", [2, 2, 2])
     alone = tmp_path / "alone.onnx"
-    shutil.copy(exported / "model.onnx", alone)
+    model = onnx.load(exported / "model.onnx")
+    onnx.save(model, alone, save_as_external_data=True, location="alone.data")  # as others write large graphs
     names = [f"gen_trt_engine.onnx_file={alone}", f"gen_trt_engine.trt_engine={tmp_path / 'b.engine'}"]
     assert gen_trt_engine.run(spec, [ELSEWHERE, half, *names]) == 0
     with pytest.raises(EngineError, match="was built from an ONNX file alone"):
@@ -112,8 +118,6 @@ def test_with_a_key_the_engines_are_encrypted_and_a_signature_must_be_made_again
 
 
 def test_without_a_gpu_or_tensorrt_it_ends_with_2_and_one_line(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     if not torch.cuda.is_available():
         done = CliRunner().invoke(app, ["gen_trt_engine", "-e", spec])
         assert done.exit_code == 2
@@ -150,7 +154,10 @@ def test_evaluation_takes_everything_but_a_gpu_from_the_engine_file(
         f"dataset.classify.test_dataset={{csv_path: {pair_folder / 'test.csv'}, images_dir: {pair_folder / 'images'}}}"
     )
     experiment = load_spec(spec, [f"evaluate.trt_engine={engine}", data]).experiment
-    network = trained.TrainedNetwork(experiment, "evaluate")
+    if not torch.cuda.is_available():
+        with pytest.raises(EngineError, match=r"model\.engine: TensorRT runs on GPUs, and no worker has one"):
+            trained.TrainedNetwork(experiment, "evaluate")  # Ray is not started for that
+    network = trained.TrainedNetwork(experiment, "evaluate", address="elsewhere:6379")
     assert (network.engine, network.precision) == ("tensorrt", "fp16")
     assert network.description == read_bundle(exported / "bundle").manifest.description
     monkeypatch.setattr(trained.cluster, "connect", lambda _: None)
@@ -168,3 +175,28 @@ def test_evaluation_names_what_the_engine_lacks(spec: str, exported: Path, check
         evaluate.run(spec, ["evaluate.trt_engine=/nowhere.engine"])
     with pytest.raises(EngineError, match="runs what changenet gen_trt_engine built"):
         evaluate.run(spec, [f"evaluate.checkpoint={checkpoint_file}", "evaluate.engine=tensorrt"])
+
+
+@pytest.mark.parametrize("chosen", ["tensorrt", "onnxruntime"])
+def test_the_engine_that_auto_takes_on_a_gpu_is_that_of_every_worker(
+    chosen: str, spec: str, exported: Path, pair_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Node:
+        """A machine with a GPU, as far as Ray and the engine can tell."""
+
+        def remote(self, *_: object) -> tuple[str, str, str]:
+            return chosen, "fp16", "10.9"
+
+    given = []
+    monkeypatch.setattr(trained.cluster, "connect", lambda _: None)
+    monkeypatch.setattr(trained, "check_shared", lambda *_, **__: None)
+    monkeypatch.setattr(trained, "plan_workers", lambda *_, **__: Workers(use_gpu=True))
+    monkeypatch.setattr(trained, "score_rows", lambda *_, **named: given.append(named["model"]))
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda _: Node())
+    monkeypatch.setattr(ray, "get", lambda found: found)
+    data = f"dataset.classify.test_dataset={{csv_path: {pair_folder}/test.csv, images_dir: {pair_folder}/images}}"
+    experiment = load_spec(spec, [f"evaluate.checkpoint={exported}/bundle", data]).experiment
+    network = trained.TrainedNetwork(experiment, "evaluate")
+    assert network.engine == "onnxruntime"  # here
+    network.score(network.rows("test"), title="Scoring")
+    assert (given[0].engine, network.engine, network.precision) == (chosen, chosen, "fp16")

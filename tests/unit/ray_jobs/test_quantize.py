@@ -15,7 +15,7 @@ from changenet.errors import CheckpointError, EngineError, SpecError
 from changenet.evaluation.cost import Cost
 from changenet.export import trace
 from changenet.spec import load_spec
-from ray_jobs import export, quantize
+from ray_jobs import export, quantize, quantize_comparison
 from ray_jobs.evaluate import comparison_of
 from ray_jobs.trained import TrainedNetwork
 
@@ -28,11 +28,11 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return what would have been measured, in a process each: that has a test of its own."""
     models: list[Any] = []
 
-    def note(model: Any) -> Cost:
-        models.append(model)
+    def note(model: Any, *, precision: str) -> Cost:
+        models.append((model, precision))
         return Cost({"1": 2.0, "8": 10.0}, 800.0, 500.0)
 
-    monkeypatch.setattr(quantize, "measure", note)
+    monkeypatch.setattr(quantize_comparison, "measure", note)
     return models
 
 
@@ -72,7 +72,12 @@ def test_without_a_rule_the_candidates_are_listed_and_nothing_is_written(spec, t
     assert not list((tmp_path / "results").rglob("*.pth"))
 
 
-def test_what_is_wrong_with_the_path_or_the_spec_is_said(spec) -> None:
+def test_what_is_wrong_with_the_path_or_the_spec_is_said(spec, bundle_folder) -> None:
+    for key, action in (("quantize.model_path", quantize), ("export.checkpoint", export)):
+        with pytest.raises(
+            CheckpointError, match=rf"{key}: {bundle_folder} is a bundle, .* takes a checkpoint\. Name a"
+        ):
+            action.run(spec, [f"{key}={bundle_folder}"])
     with pytest.raises(SpecError, match=r"quantize\.model_path: not given"):
         quantize.run(spec, [ALL, "quantize.model_path=null"])
     with pytest.raises(CheckpointError, match=r"quantize\.model_path: there is no /nowhere\.pth"):
@@ -117,17 +122,20 @@ def test_onnxruntime_writes_graphs_that_evaluate_reads_and_export_bundles(
     assert figures["agrees"] is True
     rows = figures["engines"]
     names = [(row["engine"], row["precision"]) for row in rows]
-    assert names == [("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8")]
-    assert rows[0]["auroc"] == rows[1]["auroc"]
-    assert 0 <= rows[2]["auroc"] <= 1
-    assert rows[2]["size_mb"] < rows[1]["size_mb"]
-    assert rows[2]["pairs_per_second"] == 800
-    assert [row["agreement"] for row in rows] == [1.0, None, figures["agreement"]]
+    assert names == [("torch", "fp32"), ("torch", "bf16"), ("onnxruntime", "fp32"), ("onnxruntime", "int8")]
+    assert [precision for _, precision in measured] == ["fp32", "bf16", "fp32", "fp32"]
+    assert rows[0]["auroc"] == rows[2]["auroc"]
+    assert 0 <= rows[3]["auroc"] <= 1
+    assert rows[3]["size_mb"] < rows[2]["size_mb"]
+    assert rows[3]["pairs_per_second"] == 800
+    assert [row["agreement"] for row in rows] == [1.0, rows[1]["agreement"], None, figures["agreement"]]
+    assert rows[1]["agreement"] >= 0.9
+    assert 0 < rows[1]["max_score_difference"] < 0.1
     for known in (figures["checkpoint"], str(folder / "quantized_model_onnxruntime.pth")):
         assert comparison_of(known, str(folder)) == figures
     assert comparison_of("/elsewhere/model.pth", str(folder)) is None
-    before, after = (engine_of(model).score(*pairs) for model in measured[1:])
-    np.testing.assert_allclose(before, engine_of(measured[0]).score(*pairs), atol=1e-4)
+    before, after = (engine_of(model).score(*pairs) for model, _ in measured[2:])
+    np.testing.assert_allclose(before, engine_of(measured[0][0]).score(*pairs), atol=1e-4)
     assert 0 < np.abs(after - before).max() < 0.5
     assert 0 < figures["max_score_difference"] < 0.5
     path = str(folder / "quantized_model_onnxruntime.pth")
@@ -149,8 +157,8 @@ def test_onnxruntime_writes_graphs_that_evaluate_reads_and_export_bundles(
 
 
 def test_one_that_disagrees_is_written_and_export_wants_force(with_pairs, tmp_path, caplog, monkeypatch) -> None:
-    compare = quantize.compare_engines
-    monkeypatch.setattr(quantize, "compare_engines", lambda *given: _other_decisions(compare(*given)))
+    judge = quantize_comparison.judge_engines
+    monkeypatch.setattr(quantize_comparison, "judge_engines", lambda *given: _other_decisions(judge(*given)))
     assert quantize.run(with_pairs, GRAPHS) == 0
     assert "less than quantize.min_agreement (0.99)" in caplog.text
     path = str(tmp_path / "results" / "quantize" / "quantized_model_onnxruntime.pth")
@@ -158,10 +166,15 @@ def test_one_that_disagrees_is_written_and_export_wants_force(with_pairs, tmp_pa
         export.run(with_pairs, [f"export.checkpoint={path}"])
     assert not (tmp_path / "results" / "export" / "bundle").exists()
     assert export.run(with_pairs, [f"export.checkpoint={path}"], force=True) == 0
+    bundle = str(tmp_path / "results" / "export" / "bundle")
+    with pytest.raises(EngineError, match=r"0\.00% of the decisions .* name the engine onnxruntime"):
+        changenet.load(bundle)
+    assert changenet.load(bundle, "onnxruntime").engine.precision == "int8"
 
 
 def _other_decisions(found):
-    found.candidate.predictions[:] = np.where(found.reference.predictions == "PASS", "FAIL", "PASS")
+    reference, _, quantized = found
+    quantized.predictions[:] = np.where(reference.predictions == "PASS", "FAIL", "PASS")
     return found
 
 

@@ -17,7 +17,7 @@ from changenet.model.backbones.radio import RadioSettings, RadioVit
 from changenet.model.backbones.registry import register
 from changenet.model.catalogue import CATALOGUE, BackboneFacts
 from changenet.training.checkpoint import save_checkpoint
-from ray_jobs import export, quantize
+from ray_jobs import export, quantize, quantize_comparison
 
 RADIO = "tiny_c_radio"
 EVERYTHING = "quantize.layers=[{module_name: '*', weights: {dtype: int8}, activations: {dtype: int8}}]"
@@ -44,7 +44,7 @@ def checkpoint_of_family(request: pytest.FixtureRequest, make_checkpoint: Any, t
 def test_a_family_is_quantized_bundled_and_scored(
     backend: str, checkpoint_of_family: str, pair_folder: Path, pairs: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(quantize, "measure", lambda _: Cost({"1": 2.0, "8": 10.0}, 800.0, 500.0))
+    monkeypatch.setattr(quantize_comparison, "measure", lambda _, **__: Cost({"1": 2.0, "8": 10.0}, 800.0, 500.0))
     files = {"csv_path": str(pair_folder / "train.csv"), "images_dir": str(pair_folder / "images")}
     values = {
         "results_dir": str(tmp_path / "results"),
@@ -58,6 +58,8 @@ def test_a_family_is_quantized_bundled_and_scored(
     folder = tmp_path / "results" / "quantize"
     figures = json.loads((folder / "comparison.json").read_text())
     assert figures["agrees"] is True
+    assert figures["engines"][1]["precision"] == "bf16"
+    assert 0 < figures["engines"][1]["max_score_difference"] < 0.2
     assert any(name.startswith("backbone.") for name in figures["layers"])
     path = str(folder / f"quantized_model_{backend}.pth")
     floats, integers = changenet.load(checkpoint_of_family), changenet.load(path)

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from changenet import storage
-from changenet.errors import SpecError
+from changenet.errors import DataError, SpecError
 from changenet.spec import load_spec
 from changenet.training.checkpoint import load_checkpoint
 from changenet.training.loop import predict
-from ray_jobs import train_worker
+from ray_jobs import learner, shared_storage, train_worker
 from ray_jobs.checkpoint_files import LATEST, file_name
 
 Run = Callable[..., Path]
@@ -33,7 +33,7 @@ def run(monkeypatch: pytest.MonkeyPatch, write_spec: Callable[..., str], tmp_pat
     monkeypatch.setattr(train, "report", lambda *_args, **_options: None)
     monkeypatch.setattr(train.torch, "get_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(train.torch, "prepare_model", lambda network, **_options: network)
-    monkeypatch.setattr(train_worker, "log_to", lambda _board: None)
+    monkeypatch.setattr(learner, "log_to", lambda _board: None)
     monkeypatch.setattr(train_worker.ray, "get", lambda answer: answer)
 
     def worker(checkpoint: str | None = None, *, stop_after: int | None = None, **changes: Any) -> Path:
@@ -43,11 +43,15 @@ def run(monkeypatch: pytest.MonkeyPatch, write_spec: Callable[..., str], tmp_pat
             failure=SimpleNamespace(remote=lambda: None),
             fail=SimpleNamespace(remote=lambda _error: None),
         )
+        marked = changes.pop("marked", True)
         experiment = load_spec(write_spec(**changes)).experiment
         folder = tmp_path / "train"
+        if marked:
+            shared_storage.mark(str(folder), "run")
         train_worker.train_worker(
             {
                 "experiment": experiment,
+                "name": "run",
                 "folder": str(folder),
                 "checkpoint": checkpoint,
                 "before": file_name(storage.resolve_latest(folder / LATEST)),
@@ -143,3 +147,41 @@ def test_a_notice_at_the_last_step_of_an_epoch_is_not_lost(run: Run, monkeypatch
     answers = iter([None, None, "a machine goes"])  # after 5, 10 and 15 steps; three make an epoch
     monkeypatch.setattr(train_worker.ray.train, "get_preemption_info", lambda: next(answers))
     assert "model_epoch_004_step_00015.pth" in names(run(train__num_epochs=6, train__checkpoint_interval=6))
+
+
+def test_a_notice_during_validation_loses_no_step(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Three steps an epoch, and six batches of validation: Ray is asked after the fifth.
+    changes: dict[str, Any] = {"train__num_epochs": 2, "train__checkpoint_interval": 2, "evaluate__batch_size": 4}
+    train, latest = train_worker.ray.train, tmp_path / "train" / LATEST
+
+    def taken_away(*_arguments: Any, **_options: Any) -> None:
+        raise ConnectionError("the machine is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "get_preemption_info", lambda: "a machine goes")
+        patch.setattr(train, "report", taken_away)
+        with pytest.raises(ConnectionError):
+            run(**changes)
+    progress = load_checkpoint(str(latest)).training["progress"]
+    assert (progress["epoch"], progress["step"]) == (0, 3), "trained, and not validated"
+    folder = run(str(latest), **changes)
+    again = load_checkpoint(str(folder / LATEST))
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["step"]) for row in rows] == [("0", "3"), ("1", "6")]
+    assert all(row["train_loss"] and row["val_loss"] for row in rows)
+    storage.remove_folder(folder)
+    undisturbed = load_checkpoint(str(run(**changes) / LATEST))
+    assert all(torch.equal(undisturbed.state[name], tensor) for name, tensor in again.state.items())
+
+
+def test_a_worker_that_does_not_see_the_folders_of_its_run_ends_it(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"results_dir: .*train is not seen by [\d.]+\. Use a place that all nodes mount"
+    ):
+        run(marked=False)
+    with pytest.raises(DataError, match=r"train_dataset.images_dir: /nowhere is not seen by"):
+        run(dataset__classify__train_dataset__images_dir="/nowhere")
+    shared_storage.mark(str(tmp_path / "train"), "another")
+    with pytest.raises(DataError, match="is not seen by"):
+        run(marked=False)

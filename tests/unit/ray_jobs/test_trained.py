@@ -14,7 +14,8 @@ from changenet.data.lights import PictureLayout
 from changenet.description import ModelDescription, Threshold
 from changenet.errors import SpecError
 from changenet.spec import Experiment, load_spec
-from ray_jobs.trained import TrainedNetwork, choose_threshold
+from ray_jobs.threshold_choice import choose_threshold
+from ray_jobs.trained import TrainedNetwork
 
 STORED = Threshold(0.3, "recall", 0.99, (0.97, 1.0))
 FITTED = Threshold(0.77, "recall", 0.5)

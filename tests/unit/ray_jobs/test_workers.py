@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from changenet.errors import SpecError
 from changenet.spec.workers import RayWorkers
 from ray_jobs.workers import Workers, plan_trials, plan_workers
 
@@ -16,12 +17,20 @@ def _have(
     """Lets the cluster have nodes of (CPUs, GPUs), and others after it was asked to grow; returns what it was asked for."""
     there, asked = [*nodes], []
 
-    def wait_for(bundles: list[Mapping[str, float]]) -> bool:
+    def wait_for(bundles: list[Mapping[str, float]], *, patience: float = 0) -> bool:
         asked.append(bundles)
         there.extend(later)
         return bool(later)
 
+    def room_for(bundle: Mapping[str, float]) -> int:
+        each = bundle["CPU"], bundle.get("GPU", 0)
+        return sum(
+            min(int(have / need + 1e-6) for have, need in zip(node, each, strict=True) if need) for node in there
+        )
+
     monkeypatch.setattr("ray_jobs.cluster.nodes", lambda: there)
+    monkeypatch.setattr("ray_jobs.cluster.room_for", room_for)
+    monkeypatch.setattr("ray_jobs.cluster.is_own", lambda: False)
     monkeypatch.setattr("ray_jobs.growth.wait_for", wait_for)
     return asked
 
@@ -60,12 +69,42 @@ def test_gpus_that_are_not_there_are_one_warning(
     assert len(caplog.records) == 1
 
 
-def test_workers_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    _have(monkeypatch, (8, 1))
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"num_workers": 7}, r"7 worker\(s\) with {CPU: 2, GPU: 1} each do not fit the cluster, which has room for 1"),
+        (
+            {"num_workers": 3, "use_gpu": False, "resources_per_worker": {"CPU": 5}},
+            "has room for 2",
+        ),  # 16 CPUs, 8 a node
+        ({"num_workers": [3, 9], "use_gpu": False, "resources_per_worker": {"CPU": 5}}, r"3 worker\(s\) with"),
+    ],
+)
+def test_workers_that_never_fit_are_refused(asked: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = _have(monkeypatch, (8, 1), (8, 0))
+    with pytest.raises(SpecError, match=named):
+        plan_workers(RayWorkers.model_validate(asked), asked_gpus=1)
+    assert requests, "nothing grows this cluster, but it was asked"
+
+
+def test_workers_that_need_not_start_together_begin_with_what_fits(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = _have(monkeypatch, (8, 0))
+    section = RayWorkers(num_workers=2, resources_per_worker={"CPU": 5})
     with caplog.at_level(logging.WARNING):
-        assert plan_workers(RayWorkers(num_workers=7), asked_gpus=1).threads == 1
-    assert [record.getMessage()[:29] for record in caplog.records] == ["7 worker(s) need 7 GPUs and t"]
-    assert 3 * plan_workers(RayWorkers(num_workers=3, use_gpu=False), asked_gpus=1).cpus <= 8
+        assert plan_workers(section, asked_gpus=1, together=False).count == (2, 2)
+    assert "there is room for 1" in caplog.text
+    assert not requests
+    with pytest.raises(SpecError, match="room for 0"):
+        plan_workers(RayWorkers(resources_per_worker={"CPU": 9}), asked_gpus=1, together=False)
+
+
+def test_workers_that_fit_a_cluster_that_grows_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = _have(monkeypatch, (2, 0), later=[(2, 0)])
+    section = RayWorkers(num_workers=2, resources_per_worker={"CPU": 2})
+    assert plan_workers(section, asked_gpus=1).count == (2, 2)
+    assert requests == [[{"CPU": 2}] * 2]
 
 
 @pytest.mark.parametrize(
@@ -105,13 +144,13 @@ def test_trials_at_once_are_what_the_cluster_carries(
 def test_a_share_of_cpus_is_found_on_one_node(
     asked: dict[str, Any], nodes: list[tuple[float, float]], cpus: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _have(monkeypatch, *nodes)
+    _have(monkeypatch, *nodes, later=[(4, 0)])
     assert plan_workers(RayWorkers.model_validate(asked), asked_gpus=1).cpus == cpus
 
 
 def test_a_sweep_on_a_cluster_without_cpus_yet_takes_one_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    _have(monkeypatch, (0, 0))
     for limit, at_once in ((None, 1), (3, 3)):
+        _have(monkeypatch, (0, 0), later=[(1, 0)])
         workers, found = plan_trials(RayWorkers(), asked_gpus=1, trials=9, limit=limit)
         assert (workers.cpus, found) == (1.0, at_once)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from changenet.data.lights import PictureLayout
 from changenet.description import ModelDescription, Threshold
 from changenet.engines import Engine
+from changenet.errors import CheckpointError
 from changenet.inspection import Inspector
 from serve.golden_cache import GoldenCache
 from serve.golden_registry import GoldenRegistry
@@ -23,8 +24,9 @@ from serve.inspector import ServedModel, Shared
 from serve.keys import KeyRing
 from serve.metrics import Metrics
 from serve.model_state import ModelState, StateFiles
-from serve.settings import Limits, ModelSettings
-from serve.slots import ModelKeeper, ModelSlot
+from serve.settings import Limits, ModelSettings, Source
+from serve.slot import ModelSlot
+from serve.slots import ModelKeeper
 
 
 class BrightnessEngine(Engine):
@@ -111,9 +113,11 @@ def app_of() -> Callable[..., FastAPI]:
         files: StateFiles | None = None,
         keys: KeyRing | None = None,
         metrics: Metrics | None = None,
+        remotes: Any = None,
         **limits: Any,
     ) -> FastAPI:
-        return create_app(keep(*models, load=load, files=files), Limits(**limits), keys=keys, metrics=metrics)
+        keeper = keep(*models, load=load, files=files)
+        return create_app(keeper, Limits(**limits), keys=keys, metrics=metrics, remotes=remotes)
 
     return make
 
@@ -129,3 +133,29 @@ def client_of(models: dict[str, ServedModel], app_of: Callable[..., FastAPI]) ->
 @pytest.fixture
 def client(client_of: Callable[..., TestClient]) -> TestClient:
     return client_of()
+
+
+class Loader:
+    """Bundles by path: `/good` and `/strict` load, everything else does not."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self.loaded: list[str] = []
+
+    def __call__(self, name: str, source: Source) -> ServedModel:
+        version = source.bundle.strip("/")
+        if version not in ("good", "strict") or source.version not in (None, version):
+            raise CheckpointError("no such folder", where=source.bundle)
+        self.loaded.append(version)
+        inspector = fake_inspector().with_threshold(0.5 if version == "good" else 0.1)
+        return ServedModel(name=name, version=version, inspector=inspector, shared=self.shared)
+
+
+@pytest.fixture
+def load(shared: Shared) -> Loader:
+    return Loader(shared)
+
+
+@pytest.fixture
+def keeper_of() -> Callable[..., ModelKeeper]:
+    return keep

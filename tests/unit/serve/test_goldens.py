@@ -1,5 +1,6 @@
 """Goldens: registered, forgotten, shared between replicas, encoded once."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -68,6 +69,22 @@ def test_every_allowed_id_stays_in_its_folder(models, picture, tmp_path, golden_
 def test_other_ids_are_refused(client, picture, golden_id):
     assert put(client, picture(), url=f"/v1/models/pcb/goldens/{golden_id}").status_code == 422
     assert inspect(client, picture(), golden_id).status_code == 422
+
+
+@pytest.mark.parametrize("golden_id", [".", ".."])
+def test_ids_that_clients_take_out_of_a_path_are_refused(client, picture, golden_id):
+    escaped = golden_id.replace(".", "%2E")  # as it stands, a client would ask for another path
+    url = f"/v1/models/pcb/goldens/{escaped}"
+    answers = [
+        put(client, picture(), url=url),
+        client.get(url),
+        client.delete(url),
+        inspect(client, picture(), golden_id),
+    ]
+    board = [{"id": "a", "test": {"": "t"}, "golden_id": golden_id}]
+    given = {"data": {"manifest": json.dumps(board)}, "files": {"t": picture()}}
+    for answer in (*answers, client.post("/v1/models/pcb/inspect_batch", **given)):
+        assert answer.status_code == 422 and "golden_id" in answer.json()["detail"]
 
 
 def test_lights_and_several_goldens_are_registered(client, picture):

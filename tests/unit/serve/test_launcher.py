@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 from changenet.errors import SpecError
 from ray_jobs.cli import app
-from ray_jobs.serve import _is_loopback, _is_remote, free_port, run
+from ray_jobs.serve import _is_loopback, free_port, run
 from ray_jobs.serve_build import config
+from ray_jobs.serve_check import is_remote
 from ray_jobs.serve_settings import choose, parse_models
 from ray_jobs.tls import Tls
 from serve.keys import digest_of, read_keys
@@ -87,10 +88,10 @@ def test_models_of_the_spec_and_of_the_options_come_together(tmp_path):
 )
 def test_the_head_of_another_machine_is_told_apart_however_it_is_named(address, remote, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert _is_remote(address) is remote
+    assert is_remote(address) is remote
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
-        assert _is_remote(None) is remote
+        assert is_remote(None) is remote
 
 
 @pytest.fixture

@@ -9,8 +9,10 @@ import pytest
 
 from changenet.errors import CheckpointError
 from ray_jobs.serve import free_port
+from serve.forwarding import Absence
 from serve.keys import KeyRing, add_key
 from serve.model_state import StateFiles
+from serve.problems import HttpError
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -167,6 +169,31 @@ def test_a_change_that_failed_is_shown(page, served, models, app_of, tmp_path):
     page.goto(url)
     page.wait_for_selector("#models tbody tr")
     assert "the last change failed: /bad: no such folder" in page.inner_text("#models")
+
+
+class Away:
+    name = "away"
+
+    async def ask(self, _request, *, seconds):  # noqa: ARG002 - as the service calls it
+        raise HttpError(503, "model-away", "The model 'away' is not there at the moment.")
+
+    async def absence(self):
+        return Absence("no such folder")
+
+
+def test_a_model_that_is_away_is_told_and_takes_no_pictures_for_another(page, served, models, app_of, picture):
+    page.goto(served(app_of(models["pcb"], remotes={"away": Away()})))
+    page.wait_for_selector("#facts dt")
+    assert "away: no such folder" in page.inner_text("#models")
+    put(page, "test", picture(80))
+    page.select_option("#model", "away")
+    page.wait_for_selector("text=is not there at the moment")
+    assert page.locator("#inspect").is_disabled() and page.locator("form .slot").count() == 0
+    page.select_option("#model", "pcb")
+    page.wait_for_selector("form .slot")
+    put(page, "test", picture(80))
+    put(page, "golden", picture(0))
+    assert verdict(page) == "PASS"
 
 
 def test_everything_fits_a_phone(opened, picture):

@@ -8,35 +8,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from changenet.errors import CheckpointError
-from serve.app import Inspection
+from serve.app import Inspection, ModelReplica
 from serve.inspector import ServedModel
 from serve.loading import _open
 from serve.model_state import StateFiles
 from serve.settings import ModelSettings, ServiceSettings, Source
 
 V1 = "/v1/models/pcb"
-
-
-class Loader:
-    """Bundles by path: `/good` and `/strict` load, everything else does not."""
-
-    def __init__(self, inspector_of, shared) -> None:
-        self.inspector_of = inspector_of
-        self.shared = shared
-        self.loaded = []
-
-    def __call__(self, name, source):
-        version = source.bundle.strip("/")
-        if version not in ("good", "strict") or source.version not in (None, version):
-            raise CheckpointError("no such folder", where=source.bundle)
-        self.loaded.append(version)
-        inspector = self.inspector_of().with_threshold(0.5 if version == "good" else 0.1)
-        return ServedModel(name=name, version=version, inspector=inspector, shared=self.shared)
-
-
-@pytest.fixture
-def load(inspector_of, shared):
-    return Loader(inspector_of, shared)
 
 
 @pytest.fixture
@@ -59,8 +37,8 @@ def follow(client):
     asyncio.run(keeper.look(keeper.slots["pcb"]))
 
 
-def inspect(client, picture):
-    return client.post(f"{V1}/inspect", files={"test": picture(80), "golden": picture(0)}).json()
+def inspect(client, picture, **texts):
+    return client.post(f"{V1}/inspect", files={"test": picture(80), "golden": picture(0)}, data=texts).json()
 
 
 def listed(client):
@@ -119,6 +97,13 @@ def test_every_replica_follows_and_a_new_one_starts_with_it(replica, load, pictu
     assert _open("pcb", renewed, load, files).active.version == "strict", "what is configured anew wins"
 
 
+def test_a_replica_that_has_not_followed_yet_rolls_back_what_another_one_swapped(replica):
+    client, other = replica(), replica()
+    client.post(f"{V1}/swap", json={"bundle": "/strict"})
+    rolled = other.post(f"{V1}/rollback").json()
+    assert (rolled["version"], rolled["previous"]) == ("good", "strict")
+
+
 def test_a_replica_that_cannot_follow_says_so_and_goes_on(replica, load, picture):
     client, other = replica(), replica()
     client.post(f"{V1}/swap", json={"bundle": "/strict"})
@@ -157,6 +142,28 @@ def test_a_damaged_file_changes_nothing_until_the_next_change_replaces_it(replic
     assert listed(other)["behind"] is None
 
 
+def test_a_bundle_that_refuses_what_clients_send_takes_over_by_force_only(
+    replica, load, inspector_of, shared, monkeypatch
+):
+    client = replica()
+    others = {"lights": inspector_of(("Solder", "White")), "goldens": inspector_of(num_golden=3)}
+
+    def load_other(name, source):
+        version = source.bundle.strip("/")
+        if version not in others:
+            return load(name, source)
+        return ServedModel(name=name, version=version, inspector=others[version], shared=shared)
+
+    monkeypatch.setattr(client.app.state.service.keeper, "_load_now", load_other)
+    refused = client.post(f"{V1}/swap", json={"bundle": "/lights"})
+    assert refused.status_code == 422 and "'Solder', 'White'" in refused.json()["detail"]
+    assert listed(client)["version"] == "good" and "force" in listed(client)["failure"]["reason"]
+    assert client.post(f"{V1}/swap", json={"bundle": "/goldens"}).json()["version"] == "goldens", "takes more"
+    assert client.post(f"{V1}/swap", json={"bundle": "/good"}).status_code == 422, "takes fewer goldens"
+    assert client.post(f"{V1}/swap", json={"bundle": "/lights", "force": True}).json()["version"] == "lights"
+    assert client.post(f"{V1}/rollback").json()["version"] == "goldens", "what was chosen before needs no force"
+
+
 def test_nothing_to_go_back_to_and_no_place_for_changes(replica, client, models):
     assert replica().post(f"{V1}/rollback").status_code == 404
     refused = client.post(f"{V1}/swap", json={"bundle": "/good"})
@@ -185,6 +192,7 @@ def test_a_shadow_sees_its_share_and_nobody_sees_it(replica, picture):
     with replica() as client:
         assert client.get(f"{V1}/shadow").status_code == 404
         assert client.put(f"{V1}/shadow", json={"bundle": "/strict"}).json()["shadow"] == "strict"
+        inspect(client, picture, threshold="0.3")  # says nothing about either model's own
         assert {inspect(client, picture)["version"] for _ in range(5)} == {"good"}
         until = time.monotonic() + 60
         while (report := client.get(f"{V1}/shadow").json())["pairs"] < 5:
@@ -197,6 +205,10 @@ def test_a_shadow_sees_its_share_and_nobody_sees_it(replica, picture):
         while other.get(f"{V1}/shadow").json()["pairs"] < 5:  # what the first replica saw
             assert time.monotonic() < until
             time.sleep(0.02)
+        client.put(f"{V1}/shadow", json={"bundle": "/strict"})
+        follow(other)
+        for each in (client, other):
+            assert each.get(f"{V1}/shadow").json()["pairs"] == 0, "put there again it begins anew"
         client.post(f"{V1}/swap", json={"bundle": "/strict"})
         assert client.get(f"{V1}/shadow").json()["pairs"] == 0, "beside another model it begins anew"
         assert client.delete(f"{V1}/shadow").status_code == 204
@@ -225,10 +237,31 @@ def test_a_shadow_of_the_configuration_is_loaded(load):
 def test_new_settings_of_batches_reach_models_that_are_loaded_later(replica):
     client = replica()
     settings = ServiceSettings(models=[{"name": "pcb", "bundle": "/good"}])
-    running = SimpleNamespace(_settings=settings, _keeper=client.app.state.service.keeper)
+    running = SimpleNamespace(_settings=settings, _keeper=client.app.state.service.keeper, _following=None)
     Inspection.reconfigure(running, {"max_batch_size": 3, "batch_wait_timeout_s": 0.5})
     assert slot_of(client).active.queue.settings.max_batch_size == 3
     client.post(f"{V1}/swap", json={"bundle": "/strict"})
     assert slot_of(client).active.queue.settings.max_batch_size == 3
     with pytest.raises(ValueError, match="no batch could fill"):
         Inspection.reconfigure(running, {"max_batch_size": 65})
+
+
+def test_a_replica_of_one_model_follows_the_others_and_takes_settings_of_batches(replica):
+    client, other = replica(), replica()
+    client.post(f"{V1}/swap", json={"bundle": "/strict"})
+    settings = ServiceSettings(models=[{"name": "pcb", "bundle": "/good"}])
+    running = SimpleNamespace(_settings=settings, _keeper=other.app.state.service.keeper, _following=None)
+
+    async def begin():
+        await ModelReplica.reconfigure(running, {"max_batch_size": 3})
+        first = running._following
+        await ModelReplica.reconfigure(running, {"max_batch_size": 4})
+        assert running._following is first
+        until = time.monotonic() + 60
+        while slot_of(other).active.version != "strict":
+            assert time.monotonic() < until
+            await asyncio.sleep(0.02)
+        first.cancel()
+
+    asyncio.run(begin())
+    assert slot_of(other).active.queue.settings.max_batch_size == 4

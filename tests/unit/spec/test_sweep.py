@@ -75,6 +75,15 @@ def test_every_problem_of_sweep_space_and_spec_is_found_at_once(load: Load) -> N
         assert any(f"sweep.yaml: {start}" in line for line in lines), start
 
 
+@pytest.mark.parametrize(
+    ("key", "there"), [("scheduler", "asha, median or none"), ("algorithm", "tpe, random or grid")]
+)
+def test_population_based_training_is_refused_with_what_is_there(load: Load, key: str, there: str) -> None:
+    (line,) = problems(load, {LR: {"uniform": [0.1, 0.2]}}, **{key: "pbt"})
+    assert "pbt is not there: its winner is a schedule" in line
+    assert line.endswith(f"Allowed: {there}.")
+
+
 def test_the_threshold_needs_no_trials(load: Load) -> None:
     (line,) = problems(load, {"model.classify.eval_margin": {"uniform": [0.1, 0.9]}})
     assert "needs no trials" in line

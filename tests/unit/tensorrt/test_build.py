@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from changenet.errors import CheckpointError, EngineError
+from changenet.tensorrt import weights
 from changenet.tensorrt.build import BuildSettings, Built, build_plans
-from changenet.tensorrt.precision import parse_rules
+from changenet.tensorrt.rules import parse_rules
 from changenet.tensorrt.tag import EngineTag, Gpu
 
 package = pytest.importorskip("tensorrt_rtx")
@@ -57,8 +59,46 @@ def test_rules_may_name_layers_of_any_graph(built: Built, graphs: dict[str, byte
     two = {name: graphs[name] for name in ("golden.onnx", "comparator.onnx")}
     mixed = build_plans(two, replace(ADA, rules=parse_rules(["comparator/*:fp16"])))
     assert mixed.plans["comparator.engine"] != built.plans["comparator.engine"]
-    with pytest.raises(EngineError, match="layers_precision: no layer matches 'encoder/x'"):
+    with pytest.raises(EngineError, match=r"gen_trt_engine\.tensorrt\.layers_precision: no layer matches 'encoder/x'"):
         build_plans(two, replace(ADA, rules=parse_rules(["encoder/x:fp16"])))
+
+
+def with_weights_beside(graph: bytes) -> dict[str, bytes]:
+    """Return a graph and its weights as an export writes them when they are too large for one file."""
+    from changenet.export.trace import _take_weights
+
+    model, weights = onnx.load_from_string(graph), bytearray()
+    _take_weights(model, weights)
+    return {"pair.onnx": model.SerializeToString(), "weights.data": bytes(weights)}
+
+
+def test_weights_beside_the_graph_reach_the_parser(built: Built, graphs: dict[str, bytes]) -> None:
+    apart = with_weights_beside(graphs["pair.onnx"])
+    assert len(apart["weights.data"]) > 10_000
+    assert set(build_plans(apart, ADA).plans) == {"pair.engine"}
+    half = build_plans(apart, replace(ADA, precision="fp16"))
+    assert len(half.plans["pair.engine"]) < len(built.plans["pair.engine"])
+    for wrong in ({}, {"weights.data": apart["weights.data"][:100]}):
+        with pytest.raises(CheckpointError, match=r"weights\.data: holds not all weights of .*, or is missing"):
+            build_plans({"pair.onnx": apart["pair.onnx"], "other.data": b"1", **wrong}, ADA)
+
+
+def test_a_parser_that_takes_no_weights_gets_them_in_the_graph(graphs: dict[str, bytes], monkeypatch) -> None:
+    class Parser:
+        def parse(self, content: bytes) -> bool:
+            self.read = content
+            return True
+
+    apart, parser = with_weights_beside(graphs["pair.onnx"]), Parser()
+    assert weights.parse(parser, onnx.load_from_string(apart["pair.onnx"]), apart) == (True, [])
+    inputs = {f"input_{number}": np.full((2, 3, 32, 32), number, np.float32) for number in (1, 2)}
+    found, wanted = (
+        onnxruntime.InferenceSession(each).run(None, inputs)[0] for each in (parser.read, graphs["pair.onnx"])
+    )
+    np.testing.assert_array_equal(found, wanted)
+    monkeypatch.setattr(weights, "LIMIT", 10_000)
+    with pytest.raises(EngineError, match="Upgrade TensorRT"):
+        weights.parse(parser, onnx.load_from_string(apart["pair.onnx"]), apart)
 
 
 def quantized(kind: int) -> bytes:
@@ -84,12 +124,15 @@ def test_a_quantized_graph_keeps_its_own_precision(kind: int, precision: str) ->
     assert [build_plans(graph, replace(ADA, precision=each)).tag.precision for each in ("fp32", precision)] == [
         precision
     ] * 2
-    with pytest.raises(EngineError, match=f"is fp16, and the layers of the graph are quantized to {precision}"):
+    with pytest.raises(EngineError, match=f"is fp16, and the graphs are quantized to {precision}"):
         build_plans(graph, replace(ADA, precision="fp16"))
 
 
 def test_8_bits_need_a_quantized_graph(graphs: dict[str, bytes]) -> None:
-    with pytest.raises(EngineError, match=r"int8 needs graphs that are quantized to it.*changenet quantize"):
+    with pytest.raises(
+        EngineError,
+        match=r"gen_trt_engine\.tensorrt\.data_type: is int8, and the graphs are not quantized.*changenet quantize",
+    ):
         build_plans(graphs, replace(ADA, precision="int8"))
 
 
@@ -121,8 +164,8 @@ def test_what_cannot_be_built_is_said_in_one_line(graphs: dict[str, bytes], monk
         build_plans({"pair.onnx": b"not a graph"}, ADA)
     model = onnx.load_from_string(graphs["golden.onnx"])
     model.graph.node[0].op_type = "Nothing"
-    with pytest.raises(EngineError, match=r"TensorRT cannot read golden\.onnx: "):
-        build_plans({"golden.onnx": model.SerializeToString()}, ADA)
+    with pytest.raises(EngineError, match=r"^pcb/golden\.onnx: TensorRT cannot read it: "):
+        build_plans({"golden.onnx": model.SerializeToString()}, ADA, folder="pcb")
     with pytest.raises(EngineError, match=r"TensorRT needs an NVIDIA GPU, and there is no cuda:77 here"):
         build_plans(graphs, replace(ADA, capability=None, device="cuda:77"))
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from changenet.errors import EngineError
-from changenet.tensorrt.precision import check_rules, parse_rules, quantized_format, with_precision
+from changenet.tensorrt.precision import quantized_format, with_precision
+from changenet.tensorrt.rules import check_rules, parse_rules
 
 QUIET = onnxruntime.SessionOptions()
 QUIET.log_severity_level = 3

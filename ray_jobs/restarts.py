@@ -1,0 +1,31 @@
+"""What a user hears when workers of a training run fail: why, before Ray Train starts them again."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import ray.train
+
+from ray_jobs.failures import cluster_failure, ours
+
+
+class Restarts(ray.train.UserCallback):
+    """Puts the reason on the run's board. Runs in Ray Train's controller.
+
+    Args:
+        board: The run's board (`ray_jobs.follow`).
+    """
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
+        """Tell the first reason that is the cluster's; what is ours, the driver tells."""
+        errors = list(worker_exceptions.values())
+        if any(map(ours, errors)):
+            return
+        self._board.show.remote("Starting workers", 0, None)
+        told = next((problem for problem in map(cluster_failure, errors) if problem), None)
+        if told is not None:
+            self._board.log.remote(__name__, logging.WARNING, f"The workers stopped: {told.what}.")
