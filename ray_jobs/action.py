@@ -6,6 +6,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType, TracebackType
 
 import yaml
@@ -70,6 +71,12 @@ class Action(contextlib.AbstractContextManager["Action"]):
         self._lock.__enter__()
         if self._fresh and (aside := storage.set_aside(self.folder)):
             logger.info("What was in %s is in %s now.", self.folder, aside)
+        if _in_a_copy(self.folder):
+            logger.warning(
+                "%s lies in Ray's temporary copy of the working directory and goes with it: give results_dir an "
+                "absolute path, or a URI.",
+                self.folder,
+            )
         self._previous = _on_terminate(_interrupt)
         storage.write_text(self.path("experiment.yaml"), yaml.safe_dump(self.experiment.public(), sort_keys=False))
         self.status.write("STARTED", f"Starting Visual ChangeNet {self.name}.")
@@ -128,3 +135,8 @@ def _on_terminate(handler: signal._HANDLER) -> signal._HANDLER:
         return signal.signal(signal.SIGTERM, handler)
     except ValueError:  # only the main thread may set handlers; elsewhere the process's own stay
         return signal.SIG_DFL
+
+
+def _in_a_copy(folder: str) -> bool:
+    """Say whether a folder is relative to what `ray job submit --working-dir` has uploaded."""
+    return not storage.is_uri(folder) and not Path(folder).is_absolute() and "working_dir_files" in Path.cwd().parts

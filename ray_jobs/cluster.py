@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 from collections.abc import Mapping
 
 from changenet.errors import ChangeNetError
@@ -19,6 +20,7 @@ ENVIRONMENT = {
 }
 
 LOCAL = "local"
+REACH_SECONDS = 10.0
 
 
 def connect(address: str | None = None) -> None:
@@ -40,6 +42,7 @@ def connect(address: str | None = None) -> None:
     local = target == LOCAL
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
+        _reach(target)
         ray.init(
             address=target,
             logging_level=logging.ERROR,
@@ -57,6 +60,13 @@ def connect(address: str | None = None) -> None:
     if callable(on_terminate):  # Ray puts its own in place, which ends the process in the middle of things
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, on_terminate)
+
+
+def _reach(target: str) -> None:
+    """Raise OSError where nobody listens at an address: Ray would go on trying for a quarter of an hour."""
+    host, _, port = target.rpartition(":")
+    if host and port.isdecimal() and "://" not in host:
+        socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
 
 
 def will_start_here(address: str | None = None) -> bool:

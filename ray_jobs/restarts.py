@@ -19,6 +19,7 @@ class Restarts(ray.train.UserCallback):
 
     def __init__(self, board: Any) -> None:
         self._board = board
+        self._times = 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
         """Tell the first reason that is the cluster's; what is ours, the driver tells."""
@@ -28,4 +29,6 @@ class Restarts(ray.train.UserCallback):
         self._board.show.remote("Starting workers", 0, None)
         told = next((problem for problem in map(cluster_failure, errors) if problem), None)
         if told is not None:
-            self._board.log.remote(__name__, logging.WARNING, f"The workers stopped: {told.what}.")
+            self._times += 1  # a board says nothing twice, and each time counts
+            text = f"The workers stopped{f', for the {self._times}. time' if self._times > 1 else ''}: {told.what}."
+            self._board.log.remote(__name__, logging.WARNING, text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from changenet.agreement import adjustments, differences
 from changenet.description import ModelDescription
 from changenet.errors import CheckpointError, Problem, SpecError
 from changenet.spec import Experiment
+from changenet.spec.tree import get, show_path
 from changenet.training.checkpoint import load_checkpoint
 from ray_jobs.checkpoint_files import LATEST
 
@@ -55,7 +56,10 @@ def find_start(experiment: Experiment, folder: str, arguments: Mapping[str, Any]
         raise CheckpointError(what, where=path, fix=fix)
     differing = [
         Problem(f"{key} {difference}", where=path)
-        for key, difference in differences(experiment, arguments, checkpoint.description)
+        for key, difference in (
+            *differences(experiment, arguments, checkpoint.description),
+            *_other_rows(experiment, checkpoint.description),
+        )
     ]
     if differing:
         fix = (
@@ -63,7 +67,6 @@ def find_start(experiment: Experiment, folder: str, arguments: Mapping[str, Any]
             "which sets this one aside; or the spec that the checkpoint was trained with."
         )
         raise CheckpointError([Problem("this run cannot go on from it", where=path, fix=fix), *differing])
-    _compare_rows(experiment, checkpoint.description, path)
     done = int(checkpoint.training["progress"]["epoch"])
     if named and done >= last:
         raise CheckpointError(
@@ -86,8 +89,16 @@ def find_start(experiment: Experiment, folder: str, arguments: Mapping[str, Any]
     return Start(storage.absolute(path), done)
 
 
-def _compare_rows(experiment: Experiment, stored: ModelDescription, path: str) -> None:
-    """Warn when the training rows are not those that the run began with."""
-    if stored.data_hash and stored.data_hash != factory.training_data_hash(experiment):
-        csv_path = experiment.dataset.classify.train_dataset.csv_path
-        logger.warning("%s holds other rows than %s was trained on; the run goes on with them.", csv_path, path)
+def _other_rows(experiment: Experiment, stored: ModelDescription) -> Iterator[tuple[str, str]]:
+    """Yield the key of the training rows where it names another file with other ones; warn where the file has changed."""
+    if not stored.data_hash or stored.data_hash == factory.training_data_hash(experiment):
+        return
+    key, named = (
+        ("dataset", "classify", "train_dataset", "csv_path"),
+        experiment.dataset.classify.train_dataset.csv_path,
+    )
+    before = get(stored.spec, key)
+    if before in (None, named):
+        logger.warning("%s has changed since the run began; the run goes on with its rows.", named)
+    else:
+        yield show_path(key), f"is {before!r} in the checkpoint and {named!r} in the spec, with other rows"

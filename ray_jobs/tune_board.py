@@ -10,6 +10,7 @@ from typing import Any
 from ray import tune
 from rich.console import RenderableType
 from rich.live import Live
+from rich.table import Table
 
 from changenet.spec.rendering import flow
 from ray_jobs.console import err, result_table
@@ -119,25 +120,32 @@ class TuneBoard(tune.Callback):
     def _table(self) -> RenderableType:
         trials = sorted(self._state.trials.values(), key=lambda trial: trial.status != "running")[:SHOWN]
         return trial_table(
-            trials, title=f"{len(self._state.over)} of {self._total} trials", num_epochs=self._num_epochs
+            trials, title=f"{len(self._state.over)} of {self._total} trials", num_epochs=self._num_epochs, brief=True
         )
 
 
-def trial_table(trials: list[Trial], *, title: str, num_epochs: int) -> RenderableType:
-    """Return a table with a line a trial."""
+def trial_table(trials: list[Trial], *, title: str, num_epochs: int, brief: bool = False) -> Table:
+    """Return a table of trials; a brief one has a line each, and cuts values that do not fit into it."""
     cells = [
         (
             trial.name,
             trial.status,
             f"{trial.epochs}/{trial.values.get('train.num_epochs', num_epochs)}",
             _number(trial.objective),
-            *(_number(trial.best.get(name)) for name in ("val_far", "val_auroc", "val_loss")),
+            *(_number(trial.best.get(name)) for name in ("val_far", "val_auroc")),
             _values(trial),
         )
         for trial in trials
     ]
-    columns = ("trial", "status", "epochs", "objective", "false calls % at full recall", "AUROC", "loss", "values")
-    return result_table(title, columns, cells)
+    columns = ("trial", "status", "epochs", "objective", "false calls", "AUROC", "values")
+    table = result_table(title, columns, cells)
+    table.caption = "False calls at full recall, in %."
+    if brief:
+        *figures, values = table.columns
+        for number, column in enumerate(figures):
+            column.width = max(len(text) for text in (columns[number], *(row[number] for row in cells)))
+        table.expand, values.ratio, values.no_wrap, values.overflow = True, 1, True, "ellipsis"
+    return table
 
 
 def _values(trial: Trial) -> str:

@@ -48,7 +48,6 @@ train:
   num_epochs: {epochs}
   checkpoint_interval: {validate}
   validation_interval: {validate}
-  classify: {{loss: ce}}
   optim:
     optim: adamw
     lr: 0.001

@@ -17,6 +17,7 @@ from ray_jobs import check, cluster
 from ray_jobs.cli import app
 from ray_jobs.failures import cluster_failure, ours
 from ray_jobs.restarts import Restarts
+from ray_jobs.serve import free_port
 
 
 @pytest.mark.parametrize(
@@ -77,11 +78,19 @@ def test_a_ray_that_is_not_there_is_one_line(address: str | None, said: str, mon
         raise Exception("The current node timed out during startup.\nMore.")
 
     monkeypatch.setattr(ray, "init", fails)
+    monkeypatch.setattr(cluster, "_reach", lambda _: None)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ChangeNetError) as raised:
         cluster.connect(address)
     assert str(raised.value).startswith(f"{said} (The current node timed out during startup.)")
+
+
+def test_an_address_where_nobody_listens_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(ChangeNetError, match=f"{address}: the Ray cluster cannot be joined .*refused"):
+        cluster.connect(address)
 
 
 def test_why_workers_stopped_is_said_once_unless_the_command_ends_with_it() -> None:
@@ -94,3 +103,5 @@ def test_why_workers_stopped_is_said_once_unless_the_command_ends_with_it() -> N
     assert text.startswith("The workers stopped: a worker lost touch with the others")
     callback.after_exception(None, {0: SpecError("diverged")})
     assert len(shown) == 2
+    callback.after_exception(None, {0: RuntimeError("[gloo] timed out")})
+    assert shown[-1][-1].startswith("The workers stopped, for the 2. time: "), "the board says nothing twice"

@@ -85,14 +85,25 @@ def test_a_finished_run_that_is_named_leaves_nothing_to_train(start: Any, tmp_pa
     assert start(train__num_epochs=2).epochs == 2  # the same command again is no error
 
 
-def test_other_rows_are_a_warning(start: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = tmp_path / "more.csv"
-    rows.write_text("input_path,golden_path,label,object_name\ntest,golden,PASS,train000\n")
+def test_a_file_of_other_rows_is_another_run_and_one_that_changed_a_warning(
+    start: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, pair_folder: Path
+) -> None:
+    key = "dataset__classify__train_dataset__csv_path"
+    rows = (pair_folder / "train.csv").read_bytes()
+    copied, more = tmp_path / "copied.csv", tmp_path / "more.csv"
+    copied.write_bytes(rows)
+    more.write_bytes(rows + rows.splitlines()[-1] + b"\n")
+    start(train__num_epochs=5, **{key: str(copied)})
+    with pytest.raises(
+        CheckpointError,
+        match=r"train_dataset\.csv_path is '.*' in the checkpoint and '.*' in the spec, with other rows",
+    ):
+        start(train__num_epochs=5, **{key: str(more)})
+    start(began={key: str(copied)}, train__num_epochs=5, **{key: str(copied)})
+    copied.write_bytes(more.read_bytes())
     with caplog.at_level(logging.WARNING):
-        start(train__num_epochs=5)
-        assert "other rows" not in caplog.text
-        start(train__num_epochs=5, dataset__classify__train_dataset__csv_path=str(rows))
-    assert f"{rows} holds other rows" in caplog.text
+        start(epochs=None, train__num_epochs=5, **{key: str(copied)})
+    assert f"{copied} has changed since the run began" in caplog.text
 
 
 def test_weights_alone_are_no_run(start: Any, tao_state: Any, write_tao: Any, checkpoint_file: str) -> None:
