@@ -127,11 +127,12 @@ def rows_of(
         yield Row(server, kind, count, len(load.latencies) * pairs / load.seconds, load)
 
 
-def compare(bundle: str, samples: Sequence[Sample], threads: int, clients: Clients, seconds: float) -> None:
+def compare(bundle: str, samples: Sequence[Sample], threads: int, clients: Clients, chosen: argparse.Namespace) -> None:
     """Measure engine, service and peer, and print the table."""
+    seconds = chosen.seconds
     before = measure_engine(bundle, samples, threads, seconds)
     rows = []
-    with service(bundle, samples, threads=threads) as url:
+    with service(bundle, samples, threads=threads, proxy=chosen.proxy) as url:
         rows += rows_of("service", url, f"/v1/models/{MODEL}/inspect", samples, clients, seconds)
     with peer(bundle, samples, threads) as url:
         rows += rows_of("LitServe", url, "/predict", samples, clients, seconds)
@@ -183,6 +184,7 @@ def main() -> None:
     parser.add_argument("--options", action="store_true", help="Measure Ray Serve's options instead.")
     parser.add_argument("--faults", action="store_true", help="Kill and swap under load instead.")
     parser.add_argument("--requests", type=int, default=10_000, help="Under faults, and of the memory.")
+    parser.add_argument("--proxy", choices=("auto", "haproxy", "ray"), default="auto", help="As of `changenet serve`.")
     parser.add_argument("--keep", type=Path, help="Folder for boards and bundles, so that another run finds them.")
     chosen = parser.parse_args()
     if chosen.options:
@@ -202,7 +204,7 @@ def main() -> None:
         samples = judged(bundle, boards)
         print(f"closest scores of two pairs: {closest(samples):.1e}", flush=True)
         for threads in chosen.threads:
-            compare(bundle, samples, threads, clients, chosen.seconds)
+            compare(bundle, samples, threads, clients, chosen)
 
 
 if __name__ == "__main__":

@@ -121,18 +121,24 @@ async def ask(url: str, calls: Iterator[tuple[int, Call]], *, concurrency: int, 
 
     async def client() -> None:
         nonlocal begun
-        reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port, limit=1 << 24)
+        writer = None
         while go_on(begun, time.perf_counter() - started):
             begun += 1
             number, call = next(calls)
             content = call.content(url, number)
             sent = time.perf_counter()
+            if writer is None:
+                reader, writer = await connect(url)
             writer.write(content)
-            status, body = await read_answer(reader)
+            status, body, closes = await read_answer(reader)
+            if closes:
+                writer.close()
+                writer = None
             load.latencies.append(time.perf_counter() - sent)
             load.statuses[status] += 1
             load.wrong += not fits(body, call.scores)
-        writer.close()
+        if writer is not None:
+            writer.close()
 
     await asyncio.gather(*(client() for _ in range(concurrency)))
     load.seconds = time.perf_counter() - started
@@ -140,11 +146,17 @@ async def ask(url: str, calls: Iterator[tuple[int, Call]], *, concurrency: int, 
     return load
 
 
-async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Return the status and the body of an answer."""
+async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection."""
+    place = urlsplit(url)
+    return await asyncio.open_connection(place.hostname, place.port, limit=1 << 24)
+
+
+async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes, bool]:
+    """Return the status and the body of an answer, and whether the connection ends with it."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
-    return int(head.split()[1]), await reader.readexactly(length)
+    return int(head.split()[1]), await reader.readexactly(length), b"connection: close" in head
 
 
 def fits(body: bytes, scores: Sequence[float]) -> bool:

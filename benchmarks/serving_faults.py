@@ -24,10 +24,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from serving_client import TOLERANCE, Call, Sample, drive, read_answer, with_golden, with_golden_id
-from serving_processes import PROXY, REPLICA, below, machine, private_bytes
+from serving_client import TOLERANCE, Call, Sample, connect, drive, read_answer, with_golden, with_golden_id
+from serving_processes import HAPROXY, PROXY, REPLICA, below, machine, private_bytes
 from serving_sample import SMALL, closest, judged, workplace, write_boards, write_bundle
 from serving_servers import MODEL, service
 
@@ -55,7 +54,6 @@ async def send_all(url: str, calls: Sequence[Call], count: int, seen: Seen) -> N
     numbers = iter(range(count))
 
     async def client() -> None:
-        place = urlsplit(url)
         reader = writer = None
         for number in numbers:
             begun = time.monotonic()
@@ -64,10 +62,13 @@ async def send_all(url: str, calls: Sequence[Call], count: int, seen: Seen) -> N
             while True:
                 try:
                     if writer is None:
-                        reader, writer = await asyncio.open_connection(place.hostname, place.port)
+                        reader, writer = await connect(url)
                     writer.write(content)
                     assert reader is not None
-                    status, body = await read_answer(reader)
+                    status, body, closes = await read_answer(reader)
+                    if closes:
+                        writer.close()
+                        writer = None
                 except (OSError, EOFError) as error:
                     assert time.monotonic() - begun < PATIENCE, f"{name} was never answered"
                     seen.broken[type(error).__name__] += 1
@@ -101,7 +102,7 @@ def run(chosen: argparse.Namespace) -> None:
         print(f"two pairs differ by {apart:.1e} at least; an answer may be off by {TOLERANCE:.0e}")
         makers = (with_golden_id, with_golden)
         calls = [makers[number % 2](PATH, sample) for number, sample in enumerate(judgements[0])]
-        with service(bundles[0], judgements[0], threads=1, replicas=REPLICAS) as url:
+        with service(bundles[0], judgements[0], threads=1, replicas=REPLICAS, proxy=chosen.proxy) as url:
             watch_memory(url, calls, count)
             break_things(url, calls, count, bundles, judgements)
 
@@ -136,7 +137,8 @@ def break_things(
         while thread.is_alive() and len(seen.answers) < share * count:
             time.sleep(0.05)
 
-    for share, title in ((0.15, REPLICA), (0.45, PROXY)):
+    proxy = HAPROXY if below(os.getpid(), HAPROXY) else PROXY
+    for share, title in ((0.15, REPLICA), (0.45, proxy)):
         wait_for_share(share)
         victim = below(os.getpid(), title)[0]
         os.kill(victim, signal.SIGKILL)

@@ -19,17 +19,24 @@ from serving_processes import HAPROXY, PROXY, REPLICA, below, processor_seconds
 from serving_sample import SMALL, judged, workplace, write_boards, write_bundle
 from serving_servers import MODEL, Clients, service
 
-BASE = "as `changenet serve` starts it"
+from serve import haproxy
+
+BASE = "as `changenet serve` starts it, with HAProxy"
+OWN_THREAD = "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"
+BUFFERED = {"RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000", "RAY_SERVE_LOG_TO_STDERR": "0"}
+OWN_PROXY = {haproxy.SWITCH: "0"}
 OPTIONS = {
     BASE: {},
-    "workers at Ray's niceness of 15": {"RAY_worker_niceness": "15"},
-    "the four below together": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"},
-    "HAProxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1"},
-    "HAProxy and the four": {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
-    "gRPC from proxy to replica": {"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1"},
-    "user code in the replica's main loop": {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"},
-    "router in the proxy's main loop": {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"},
-    "logs buffered, none to stderr": {"RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000", "RAY_SERVE_LOG_TO_STDERR": "0"},
+    "HAProxy, our code in a thread of its own": {OWN_THREAD: "1"},
+    "HAProxy, logs buffered, none to stderr": BUFFERED,
+    "HAProxy, workers at Ray's niceness of 15": {"RAY_worker_niceness": "15"},
+    "Ray Serve's proxy": OWN_PROXY,
+    "Ray Serve's proxy, gRPC to the replica": OWN_PROXY | {"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1"},
+    "Ray Serve's proxy, our code in the replica's main loop": OWN_PROXY | {OWN_THREAD: "0"},
+    "Ray Serve's proxy, its router in its main loop": OWN_PROXY | {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"},
+    "Ray Serve's proxy, logs buffered, none to stderr": OWN_PROXY | BUFFERED,
+    "Ray Serve's proxy, these four": OWN_PROXY
+    | {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"},
 }
 
 

@@ -33,7 +33,9 @@ class Clients(ProcessPoolExecutor):
 
 
 @contextmanager
-def service(bundle: str, samples: Sequence[Sample], *, threads: int, replicas: int = 1) -> Iterator[str]:
+def service(
+    bundle: str, samples: Sequence[Sample], *, threads: int, replicas: int = 1, proxy: str = "auto"
+) -> Iterator[str]:
     """Run the service with the goldens of the samples registered, on a Ray of its own, and give its URL."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     from ray_jobs.serve import free_port, start
@@ -42,7 +44,7 @@ def service(bundle: str, samples: Sequence[Sample], *, threads: int, replicas: i
     models = (ModelSettings(name=MODEL, bundle=bundle),)
     with tempfile.TemporaryDirectory() as folder:
         settings = ServiceSettings(models=models, goldens_dir=folder, cpus=threads, replicas=replicas)
-        with start(settings, port=free_port()) as running:
+        with start(settings, port=free_port(), proxy=proxy) as running:
             goldens = {each.golden_id: form([("golden", each.golden, True)]) for each in samples}
             base = f"/v1/models/{MODEL}/goldens"
             calls = [Call(f"{base}/{name}", body, method="PUT") for name, body in goldens.items()]

@@ -86,7 +86,8 @@ def main() -> None:
             here = [*overrides, f"train.seed={chosen.seed + number}"]
             parts: list[tuple[Callable[..., dict[str, Result]], tuple[Any, ...]]] = [
                 (reference, (here,)),
-                *((forward_and_backward, (here, precision)) for precision in ("32-true", "bf16-mixed")),
+                *((forward_and_backward, (here, precision, THREADS)) for precision in ("32-true", "bf16-mixed")),
+                *([] if DEVICE.type == "cuda" else [(one_and_two_processes, (here,))]),
                 (loader, (here,)),
                 (workers, (here, f"{folder}/results/{number}")),
             ]
@@ -155,9 +156,22 @@ def loader(overrides: list[str]) -> dict[str, Result]:
     return {"loader alone": Result(speeds)}
 
 
-def forward_and_backward(overrides: list[str], precision: str) -> dict[str, Result]:
+def one_and_two_processes(overrides: list[str]) -> dict[str, Result]:
+    """Return what one process of one thread computes, and what two do side by side: the most that two workers can give."""
+    results = {}
+    for name, processes in (("one process", 1), ("two processes", 2)):
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            asked = [pool.submit(forward_and_backward, overrides, "bf16-mixed", 1) for _ in range(processes)]
+            found = [result for each in asked for result in each.result().values()]
+        speeds = [sum(together) for together in zip(*(each.speeds for each in found), strict=True)]
+        results[f"forward and backward alone, {name} of 1 thread, bf16-mixed"] = Result(speeds)
+    return results
+
+
+def forward_and_backward(overrides: list[str], precision: str, threads: int) -> dict[str, Result]:
     """Train on one batch that is in memory, again and again."""
     experiment, network = prepare(overrides)
+    torch.set_num_threads(threads)
     keep_freed_memory()
     stateful = factory.make_stateful(experiment, network, steps_per_epoch=STEPS, device=DEVICE)
     size, side = experiment.batch_size("train"), network.image_size
@@ -183,7 +197,7 @@ def forward_and_backward(overrides: list[str], precision: str) -> dict[str, Resu
         rate(epoch(1))
     speeds = [rate(epoch(STEPS)) for _ in range(experiment.train.num_epochs)]
     teraflops = counter.get_total_flops() / size * max(speeds) / 1e12
-    return {f"forward and backward alone, {THREADS} threads, {precision}": Result(speeds, teraflops=teraflops)}
+    return {f"forward and backward alone, {threads} threads, {precision}": Result(speeds, teraflops=teraflops)}
 
 
 def reference(overrides: list[str]) -> dict[str, Result]:

@@ -11,12 +11,14 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 
 from changenet.errors import EngineError
@@ -25,6 +27,7 @@ from ray_jobs.console import out
 from ray_jobs.serve_check import check, is_remote
 from ray_jobs.serve_settings import APPLICATION, HOST, PORT, choose
 from ray_jobs.tls import Tls, probe_context
+from serve import haproxy
 from serve.environment import ENVIRONMENT
 from serve.form import part_name
 from serve.settings import ServiceSettings
@@ -42,11 +45,13 @@ class RunningService(contextlib.AbstractContextManager["RunningService"]):
         url: Where, without a slash at the end.
         owns_ray: Ray was started, or a cluster joined, for it and is left with it.
         owns_serve: Likewise Ray Serve; otherwise only our application is removed.
+        proxy: What is in front of the replicas, where Ray was started here; ends after it.
     """
 
     url: str
     owns_ray: bool
     owns_serve: bool
+    proxy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def stop(self) -> None:
         """Let requests under way end, then stop what was started."""
@@ -58,6 +63,7 @@ class RunningService(contextlib.AbstractContextManager["RunningService"]):
             serve.shutdown()
         if self.owns_ray:
             ray.shutdown()
+        self.proxy.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -77,6 +83,7 @@ def run(
     keys_file: str | None = None,
     tls_certificate: str | None = None,
     tls_key: str | None = None,
+    proxy: str | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM.
 
@@ -91,6 +98,7 @@ def run(
         keys_file: File of API keys; wins over the spec.
         tls_certificate: For HTTPS; wins over the spec, as does its key.
         tls_key: Private key of the certificate.
+        proxy: `auto`, `haproxy` or `ray`; wins over the spec.
 
     Raises:
         ChangeNetError: Everything wrong with the spec, the models or the port, before Ray starts.
@@ -105,13 +113,16 @@ def run(
         keys_file=keys_file,
         tls_certificate=tls_certificate,
         tls_key=tls_key,
+        proxy=proxy,
     )
     settings, host, port, tls = chosen.settings, chosen.host, chosen.port, chosen.tls
     lights = check(settings, host=host, port=port, address=address, tls=tls)
     with contextlib.ExitStack() as stack:
         if chosen.action:
             stack.enter_context(chosen.action)
-        service = stack.enter_context(start(settings, host=host, port=port, address=address, tls=tls))
+        service = stack.enter_context(
+            start(settings, host=host, port=port, address=address, tls=tls, proxy=chosen.proxy)
+        )
         _tell(service.url, settings, lights)
         _wait_for_signal()
     return 0
@@ -124,10 +135,11 @@ def start(
     port: int = PORT,
     address: str | None = None,
     tls: Tls | None = None,
+    proxy: str = "auto",
 ) -> RunningService:
     """Deploy the service and return when it answers.
 
-    A Ray that this process is connected to already is used and left running.
+    A Ray that this process is connected to already is used and left running. `proxy` counts for a Ray that starts here.
 
     Raises:
         EngineError: A replica did not start, or nothing answers.
@@ -137,7 +149,12 @@ def start(
     owns_ray = not ray.is_initialized()
     for name, value in ENVIRONMENT.items():  # for a Ray that starts here
         os.environ.setdefault(name, value)
-    cluster.connect(address)
+    in_front = contextlib.ExitStack()
+    if cluster.will_start_here(address) and (program := _haproxy(proxy, tls)):
+        in_front.enter_context(_in_front(program))
+    with in_front:
+        cluster.connect(address)
+        in_front = in_front.pop_all()
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
@@ -150,7 +167,7 @@ def start(
         elif tls is None:
             logger.warning("Listening on %s without TLS: keys and pictures can be read on the way.", host)
     owns_serve = not serve.status().proxies
-    service = RunningService(f"{'https' if tls else 'http'}://{_in_url(host)}:{port}", owns_ray, owns_serve)
+    service = RunningService(f"{'https' if tls else 'http'}://{_in_url(host)}:{port}", owns_ray, owns_serve, in_front)
     try:
         serve.start(
             proxy_location="HeadOnly",
@@ -172,6 +189,29 @@ def start(
             raise EngineError(f"no replica starts: {reason}") from error
         raise
     return service
+
+
+def _haproxy(proxy: str, tls: Tls | None) -> str | None:
+    """Return the program of HAProxy where it is wanted and can be used."""
+    if proxy == "ray" or haproxy.SWITCH in os.environ:  # whoever has set it knows better
+        return None
+    if tls is not None:  # HAProxy, as Ray Serve sets it up, speaks plain HTTP alone
+        return None
+    return haproxy.program()
+
+
+@contextlib.contextmanager
+def _in_front(program: str) -> Iterator[None]:
+    """Let a Ray that starts meanwhile put HAProxy in front of the replicas."""
+    with tempfile.TemporaryDirectory(prefix="changenet-") as folder:
+        variables = haproxy.environment(Path(folder), program, (free_port(), free_port()))
+        added = {name: value for name, value in variables.items() if name not in os.environ}
+        os.environ.update(added)
+        try:
+            yield
+        finally:
+            for name in added:
+                del os.environ[name]
 
 
 def free_port(host: str = HOST) -> int:

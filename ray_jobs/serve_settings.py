@@ -28,6 +28,7 @@ class Chosen:
     host: str
     port: int
     tls: Tls | None
+    proxy: str
     action: Action | None
 
 
@@ -42,6 +43,7 @@ def choose(
     keys_file: str | None = None,
     tls_certificate: str | None = None,
     tls_key: str | None = None,
+    proxy: str | None = None,
 ) -> Chosen:
     """Return the service that options and spec ask for (arguments as `ray_jobs.serve.run`).
 
@@ -93,7 +95,7 @@ def choose(
         keys_file=storage.absolute(keys_file) if keys_file else None,
     )
     tls = Tls.chosen(tls_certificate or section.tls_certificate, tls_key or section.tls_key)
-    return Chosen(settings, host or section.host, port or section.port, tls, action)
+    return Chosen(settings, host or section.host, port or section.port, tls, proxy or section.proxy, action)
 
 
 def _autoscaling(section: serve.Autoscaling) -> Autoscaling | None:

@@ -56,6 +56,11 @@ class Serve(Section):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: Annotated[Integer, Field(ge=1, le=65535)] = Field(default=8000, description="Port to listen on.")
+    proxy: Literal["auto", "haproxy", "ray"] = Field(
+        default="auto",
+        description="What takes the requests in front of the replicas of a Ray that `changenet serve` starts: HAProxy, or Ray "
+        "Serve's own proxy, which is slower. `auto`: HAProxy where it is installed, and Ray's for HTTPS.",
+    )
     models: tuple[ServedModel, ...] = Field(
         default=(), description="What is served; of one name one answers, and one may be its shadow."
     )

