@@ -18,7 +18,7 @@ from pathlib import Path
 import uvicorn
 from playwright.sync_api import Page, sync_playwright
 
-from ray_jobs.serve import free_port
+from ray_jobs.listening import free_port
 from serve.ingress import create_app
 from serve.loading import open_models
 from serve.metrics import Metrics

@@ -38,7 +38,8 @@ def service(
 ) -> Iterator[str]:
     """Run the service with the goldens of the samples registered, on a Ray of its own, and give its URL."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    from ray_jobs.serve import free_port, start
+    from ray_jobs.listening import free_port
+    from ray_jobs.serve import start
     from serve.settings import ModelSettings, ServiceSettings
 
     models = (ModelSettings(name=MODEL, bundle=bundle),)
@@ -56,7 +57,7 @@ def service(
 @contextmanager
 def peer(bundle: str, samples: Sequence[Sample], threads: int) -> Iterator[str]:
     """Run LitServe and give its URL."""
-    from ray_jobs.serve import free_port
+    from ray_jobs.listening import free_port
 
     port = free_port()
     url = f"http://127.0.0.1:{port}"

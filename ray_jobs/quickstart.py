@@ -146,7 +146,7 @@ def _served(home: Path, results: Path) -> str:
     rows = _decisions(results)[:REQUESTS]
     worst = 0.0
     # Nothing comes after it: Ray ends with the service.
-    with replace(serve.start(settings, port=serve.free_port()), owns_ray=True) as service:
+    with replace(serve.start(settings, port=free_port()), owns_ray=True) as service:
         for row in rows:
             files = {
                 part: next((pictures / row[column]).glob(f"{row['object_name']}.*")).read_bytes()

@@ -6,28 +6,25 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
-import socket
-import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 
 from changenet.errors import EngineError
 from ray_jobs import cluster
 from ray_jobs.console import out
+from ray_jobs.listening import HOST, in_url, is_loopback
 from ray_jobs.serve_check import check, is_remote
-from ray_jobs.serve_settings import APPLICATION, HOST, PORT, choose
+from ray_jobs.serve_proxy import in_front
+from ray_jobs.serve_settings import APPLICATION, PORT, choose
 from ray_jobs.tls import Tls, probe_context
-from serve import haproxy
 from serve.environment import ENVIRONMENT
 from serve.form import part_name
 from serve.settings import ServiceSettings
@@ -45,13 +42,13 @@ class RunningService(contextlib.AbstractContextManager["RunningService"]):
         url: Where, without a slash at the end.
         owns_ray: Ray was started, or a cluster joined, for it and is left with it.
         owns_serve: Likewise Ray Serve; otherwise only our application is removed.
-        proxy: What is in front of the replicas, where Ray was started here; ends after it.
+        ends: What ends after Ray.
     """
 
     url: str
     owns_ray: bool
     owns_serve: bool
-    proxy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    ends: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def stop(self) -> None:
         """Let requests under way end, then stop what was started."""
@@ -63,7 +60,7 @@ class RunningService(contextlib.AbstractContextManager["RunningService"]):
             serve.shutdown()
         if self.owns_ray:
             ray.shutdown()
-        self.proxy.close()
+        self.ends.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -116,7 +113,7 @@ def run(
         proxy=proxy,
     )
     settings, host, port, tls = chosen.settings, chosen.host, chosen.port, chosen.tls
-    lights = check(settings, host=host, port=port, address=address, tls=tls)
+    lights = check(settings, host=host, port=port, address=address, tls=tls, proxy=chosen.proxy)
     with contextlib.ExitStack() as stack:
         if chosen.action:
             stack.enter_context(chosen.action)
@@ -149,25 +146,23 @@ def start(
     owns_ray = not ray.is_initialized()
     for name, value in ENVIRONMENT.items():  # for a Ray that starts here
         os.environ.setdefault(name, value)
-    in_front = contextlib.ExitStack()
-    if cluster.will_start_here(address) and (program := _haproxy(proxy, tls)):
-        in_front.enter_context(_in_front(program))
-    with in_front:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(in_front(proxy, tls=tls, address=address))
         cluster.connect(address)
-        in_front = in_front.pop_all()
+        ends = stack.pop_all()
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
     from serve.app import build
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    if not _is_loopback(host):
+    if not is_loopback(host):
         if not settings.keys_file:
             logger.warning("Listening on %s without keys: whoever reaches this machine can use the service.", host)
         elif tls is None:
             logger.warning("Listening on %s without TLS: keys and pictures can be read on the way.", host)
     owns_serve = not serve.status().proxies
-    service = RunningService(f"{'https' if tls else 'http'}://{_in_url(host)}:{port}", owns_ray, owns_serve, in_front)
+    service = RunningService(f"{'https' if tls else 'http'}://{in_url(host)}:{port}", owns_ray, owns_serve, ends)
     try:
         serve.start(
             proxy_location="HeadOnly",
@@ -189,36 +184,6 @@ def start(
             raise EngineError(f"no replica starts: {reason}") from error
         raise
     return service
-
-
-def _haproxy(proxy: str, tls: Tls | None) -> str | None:
-    """Return the program of HAProxy where it is wanted and can be used."""
-    if proxy == "ray" or haproxy.SWITCH in os.environ:  # whoever has set it knows better
-        return None
-    if tls is not None:  # HAProxy, as Ray Serve sets it up, speaks plain HTTP alone
-        return None
-    return haproxy.program()
-
-
-@contextlib.contextmanager
-def _in_front(program: str) -> Iterator[None]:
-    """Let a Ray that starts meanwhile put HAProxy in front of the replicas."""
-    with tempfile.TemporaryDirectory(prefix="changenet-") as folder:
-        variables = haproxy.environment(Path(folder), program, (free_port(), free_port()))
-        added = {name: value for name, value in variables.items() if name not in os.environ}
-        os.environ.update(added)
-        try:
-            yield
-        finally:
-            for name in added:
-                del os.environ[name]
-
-
-def free_port(host: str = HOST) -> int:
-    """Return a port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_ready(url: str) -> None:
@@ -261,20 +226,6 @@ def _tell(url: str, settings: ServiceSettings, lights: Sequence[str]) -> None:
         "  stop     Ctrl-C",
     ):
         out.print(line, soft_wrap=True)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _in_url(host: str) -> str:
-    """A service on every interface is reached through the loopback one from here."""
-    return HOST if host == "0.0.0.0" else host  # noqa: S104
 
 
 def _reason() -> str:

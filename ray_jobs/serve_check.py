@@ -8,22 +8,31 @@ import socket
 from changenet import storage
 from changenet.bundle import Bundle, read_bundle
 from changenet.errors import ChangeNetError, Problem, SpecError
+from ray_jobs import serve_proxy
 from ray_jobs.tls import Tls
 from serve.keys import read_keys
 from serve.settings import ModelSettings, ServiceSettings
 
 
 def check(
-    settings: ServiceSettings, *, host: str, port: int, address: str | None = None, tls: Tls | None = None
+    settings: ServiceSettings,
+    *,
+    host: str,
+    port: int,
+    address: str | None = None,
+    tls: Tls | None = None,
+    proxy: str = "auto",
 ) -> tuple[str, ...]:
     """Verify every bundle, the keys and the port where that can be done from here, and return the first model's lights.
 
     Raises:
         SpecError: All that is wrong.
     """
+    problems = serve_proxy.problems(proxy, tls=tls, address=address)
     if is_remote(address):
+        if problems:
+            raise SpecError(problems)
         return ("",)
-    problems: list[Problem] = []
     bundles = [_verified(model, settings, problems) for model in settings.models]
     if settings.keys_file:
         try:

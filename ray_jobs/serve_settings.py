@@ -14,7 +14,6 @@ from ray_jobs.tls import Tls
 from serve.settings import DOTS, NAME_PATTERN, Autoscaling, Batching, Limits, ModelSettings, ServiceSettings
 
 APPLICATION = "changenet"
-HOST = "127.0.0.1"
 PORT = 8000
 GOLDENS_DIR = "results/serve/goldens"  # without a spec
 INSPECTIONS = Limits().inspections

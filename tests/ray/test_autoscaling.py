@@ -21,7 +21,7 @@ from ray import cluster_utils
 
 from changenet.spec.workers import RayWorkers
 from ray_jobs import cluster
-from ray_jobs.serve import free_port
+from ray_jobs.listening import free_port
 from ray_jobs.workers import plan_workers
 
 HOST = "127.0.0.4"

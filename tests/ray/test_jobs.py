@@ -27,7 +27,7 @@ import yaml
 
 from changenet import storage
 from changenet.training.checkpoint import load_checkpoint
-from ray_jobs.serve import free_port
+from ray_jobs.listening import free_port
 
 Write = Callable[..., str]
 ROOT = Path(__file__).parents[2]

@@ -78,7 +78,8 @@ def successor(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")  # Ray ends with it: other folders start their own
 def service(bundles: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from ray_jobs.serve import free_port, start  # before ray: it switches usage statistics off
+    from ray_jobs.listening import free_port
+    from ray_jobs.serve import start  # before ray: it switches usage statistics off
     from serve.settings import ModelSettings, ServiceSettings
 
     import ray  # isort: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ray_jobs.serve import free_port
+from ray_jobs.listening import free_port
 from serve.keys import add_key
 
 

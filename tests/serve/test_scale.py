@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 import changenet
-from ray_jobs.serve import free_port
+from ray_jobs.listening import free_port
 
 CLIENTS = 12
 SECONDS = 240

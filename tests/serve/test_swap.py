@@ -19,7 +19,8 @@ SECONDS = 240
 
 @pytest.fixture(scope="module")
 def service(bundles, tmp_path_factory):
-    from ray_jobs.serve import free_port, start  # before ray: it switches usage statistics off
+    from ray_jobs.listening import free_port
+    from ray_jobs.serve import start  # before ray: it switches usage statistics off
     from serve.settings import Autoscaling, ModelSettings, ServiceSettings
 
     import ray  # isort: skip

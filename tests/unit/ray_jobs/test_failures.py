@@ -16,8 +16,8 @@ from changenet.errors import ChangeNetError, SpecError
 from ray_jobs import check, cluster
 from ray_jobs.cli import app
 from ray_jobs.failures import cluster_failure, ours
+from ray_jobs.listening import free_port
 from ray_jobs.restarts import Restarts
-from ray_jobs.serve import free_port
 
 
 @pytest.mark.parametrize(

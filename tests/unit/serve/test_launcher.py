@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 
 from changenet.errors import SpecError
 from ray_jobs.cli import app
-from ray_jobs.serve import _is_loopback, free_port, run
+from ray_jobs.listening import free_port, is_loopback
+from ray_jobs.serve import run
 from ray_jobs.serve_build import config
 from ray_jobs.serve_check import is_remote
 from ray_jobs.serve_settings import choose, parse_models
@@ -54,8 +55,8 @@ def test_missing_bundles_and_a_taken_port_are_told_together(tmp_path):
 
 
 def test_loopback_is_recognised():
-    assert all(map(_is_loopback, ("127.0.0.1", "127.0.0.2", "localhost", "::1")))
-    assert not any(map(_is_loopback, ("0.0.0.0", "192.168.1.5", "factory.example")))
+    assert all(map(is_loopback, ("127.0.0.1", "127.0.0.2", "localhost", "::1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "192.168.1.5", "factory.example")))
 
 
 def test_free_port_can_be_bound():

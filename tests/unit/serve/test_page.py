@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from changenet.errors import CheckpointError
-from ray_jobs.serve import free_port
+from ray_jobs.listening import free_port
 from serve.forwarding import Absence
 from serve.keys import KeyRing, add_key
 from serve.model_state import StateFiles

@@ -1,0 +1,30 @@
+"""Addresses and ports that a service listens on."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+HOST = "127.0.0.1"
+
+
+def free_port(host: str = HOST) -> int:
+    """Return a port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether an address is for this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def in_url(host: str) -> str:
+    """Return how a service that listens on an address is reached from here: on every interface, through the loopback one."""
+    return HOST if host == "0.0.0.0" else host  # noqa: S104

@@ -1,0 +1,186 @@
+"""HAProxy itself, with the configuration that Ray Serve writes for it and what we change there."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from changenet.errors import SpecError
+from ray_jobs import serve_proxy
+from ray_jobs.listening import free_port
+from ray_jobs.serve import run
+from serve import haproxy
+
+pytestmark = pytest.mark.skipif(haproxy.program() is None, reason="HAProxy is there for Linux only")
+
+# Ray reads its variables when it is imported, so its configuration is written by a process of its own.
+WRITE = """
+import json, sys
+from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+from ray.serve.config import HTTPOptions
+
+file, port, servers = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+replicas = [ServerConfig(name=f"replica{each}", host="127.0.0.1", port=each) for each in servers]
+backends = {"app": BackendConfig(name="app", path_prefix="/", app_name="app", servers=replicas)} if servers else {}
+options = HTTPOptions(host="127.0.0.1", port=port)
+HAProxyApi(HAProxyConfig(http_options=options), backends, file)._generate_config_file_internal()
+"""
+
+
+class Replica(BaseHTTPRequestHandler):
+    """Answers with the body; a POST kills it first, where it is mortal."""
+
+    def do_GET(self):
+        self.answer(b"")
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked.append(self.path)
+        if self.server.mortal:
+            self.server.mortal = False
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        self.answer(body)
+
+    def answer(self, body):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def replica(*, mortal):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Replica)
+    server.mortal, server.asked = mortal, []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+@contextmanager
+def in_front(folder: Path, *replicas):
+    """Run HAProxy as Ray does, and give its URL and the ports of its statistics."""
+    statistics = free_port(), free_port()
+    variables = haproxy.environment(folder, haproxy.program(), statistics)
+    port, file = free_port(), variables["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]
+    ports = json.dumps([each.server_port for each in replicas])
+    environment = {**os.environ, **variables}
+    subprocess.run([sys.executable, "-c", WRITE, file, str(port), ports], check=True, env=environment)
+    command = [variables["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", file, "-dR"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            until = time.monotonic() + 30
+            while not listens("127.0.0.1", port):
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            yield f"http://127.0.0.1:{port}", statistics
+        finally:
+            process.terminate()
+
+
+def listens(host, port):
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
+
+
+@pytest.mark.parametrize("size", [5, 6 << 20])
+def test_what_a_replica_had_begun_when_it_died_goes_to_another_one(tmp_path, size):
+    with replica(mortal=True) as first, replica(mortal=True) as second, replica(mortal=False) as third:
+        with in_front(tmp_path, first, second, third) as (url, _):
+            body = os.urandom(size)
+            for _ in range(3):  # they are asked in turn
+                answer = httpx.post(f"{url}/v1/models/pcb/inspect", content=body, timeout=30)
+                assert answer.status_code == 200 and answer.content == body
+        assert first.asked and second.asked and len(third.asked) == 3 - len(first.asked[1:]) - len(second.asked[1:])
+
+
+@pytest.mark.parametrize("verb", ["swap", "rollback"])
+def test_changes_of_a_model_are_never_sent_twice(tmp_path, verb):
+    with replica(mortal=True) as first, replica(mortal=True) as second:
+        with in_front(tmp_path, first, second) as (url, _):
+            answer = httpx.post(f"{url}/v1/models/pcb/{verb}", content=b"{}", timeout=30)
+            assert answer.status_code == 500
+        assert len(first.asked + second.asked) == 1
+
+
+def test_without_replicas_clients_are_told_to_try_again(tmp_path):
+    with in_front(tmp_path) as (url, _):
+        answer = httpx.get(f"{url}/v1/models")
+    assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["type"].endswith("no-replica")
+
+
+def test_a_replica_that_is_gone_is_no_fault_of_the_request(tmp_path):
+    with replica(mortal=False) as gone:
+        pass
+    gone.server_close()
+    with in_front(tmp_path, gone) as (url, _):
+        assert httpx.post(f"{url}/v1/models/pcb/inspect", content=b"x", timeout=60).status_code == 503
+
+
+def test_statistics_are_for_this_machine_alone(tmp_path):
+    with in_front(tmp_path) as (_, ports):
+        listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line]
+        for port in ports:
+            assert [each for each in listening if each.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
+
+
+def test_it_ends_with_the_process_that_started_it(tmp_path):
+    variables = haproxy.environment(tmp_path, "/bin/sleep", (1, 2))
+    start = (
+        "import subprocess, sys, time\n"
+        f"print(subprocess.Popen([{variables['RAY_SERVE_HAPROXY_BINARY_PATH']!r}, '60']).pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True) as manager:
+        below = int(manager.stdout.readline())
+        time.sleep(0.5)
+        manager.kill()
+    until = time.monotonic() + 20
+    while Path(f"/proc/{below}").exists() and "Z" not in Path(f"/proc/{below}/stat").read_text().rpartition(")")[2]:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_it_is_chosen_where_ray_starts_and_leaves_the_environment_as_it_was(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_RETRIES", "7")
+    before = dict(os.environ)
+    with serve_proxy.in_front("auto", tls=None, address=None):
+        assert os.environ[haproxy.SWITCH] == "1"
+        assert os.environ["RAY_SERVE_HAPROXY_RETRIES"] == "7", "what a user sets counts"
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("proxy", "address", "switch"), [("ray", None, None), ("auto", "10.0.0.1:6379", None), ("auto", None, "0")]
+)
+def test_elsewhere_nothing_is_changed(monkeypatch, proxy, address, switch):
+    if switch:
+        monkeypatch.setenv(haproxy.SWITCH, switch)
+    before = dict(os.environ)
+    with serve_proxy.in_front(proxy, tls=None, address=address):
+        assert dict(os.environ) == before
+
+
+def test_asked_for_where_it_cannot_be_it_is_an_error(tmp_path):
+    with pytest.raises(SpecError) as caught:
+        run(models=[f"a={tmp_path}"], proxy="haproxy", address="10.0.0.1:6379", tls_certificate="a", tls_key="b")
+    text = str(caught.value)
+    assert "does not speak HTTPS" in text and "when the cluster started" in text
