@@ -139,6 +139,7 @@ def _served(home: Path, results: Path) -> str:
     import requests
 
     from ray_jobs import serve
+    from ray_jobs.listening import free_port
     from serve.settings import ModelSettings, ServiceSettings
 
     pictures = home / "data" / "images"

@@ -147,7 +147,8 @@ def start(
     for name, value in ENVIRONMENT.items():  # for a Ray that starts here
         os.environ.setdefault(name, value)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(in_front(proxy, tls=tls, address=address))
+        seconds = settings.limits.request_seconds
+        stack.enter_context(in_front(proxy, tls=tls, address=address, request_seconds=seconds))
         cluster.connect(address)
         ends = stack.pop_all()
     from ray import serve

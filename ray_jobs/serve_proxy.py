@@ -43,8 +43,8 @@ def problems(proxy: str, *, tls: Tls | None, address: str | None) -> list[Proble
 
 
 @contextmanager
-def in_front(proxy: str, *, tls: Tls | None, address: str | None) -> Iterator[None]:
-    """Let a Ray that starts meanwhile use HAProxy where it may; arguments as `problems`.
+def in_front(proxy: str, *, tls: Tls | None, address: str | None, request_seconds: float) -> Iterator[None]:
+    """Let a Ray that starts meanwhile use HAProxy where it may; arguments as `problems` and `serve.haproxy.environment`.
 
     Whoever sets Ray's own switch has chosen, and other variables that are set stay, too.
     """
@@ -54,7 +54,9 @@ def in_front(proxy: str, *, tls: Tls | None, address: str | None) -> Iterator[No
         yield
         return
     with tempfile.TemporaryDirectory(prefix="changenet-", ignore_cleanup_errors=True) as folder:
-        variables = haproxy.environment(Path(folder), program, (free_port(), free_port()))
+        variables = haproxy.environment(
+            Path(folder), program, statistics_ports=(free_port(), free_port()), request_seconds=request_seconds
+        )
         added = {name: value for name, value in variables.items() if name not in os.environ}
         os.environ.update(added)
         try:

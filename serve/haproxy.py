@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from http import HTTPStatus
 from pathlib import Path
 
 from serve.middleware import SECURITY_HEADERS
@@ -18,12 +19,24 @@ from serve.retry import ATTEMPTS, ONCE_ONLY
 from serve.service import RETRY_AFTER_SECONDS
 
 SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
-# HAProxy sends again what it still has in its buffer: a pair, or a board of some hundred pairs.
-BUFFER_BYTES = 8 << 20
+# HAProxy sends again what it still has in its buffer: a pair, or a small board. Each request costs a third of a millisecond
+# a MiB, however small it is.
+BUFFER_BYTES = 1 << 20
 
-_NOBODY = HttpError(
-    503, "no-replica", "No replica is ready. Try again in a moment.", headers={"Retry-After": str(RETRY_AFTER_SECONDS)}
-)
+_ANSWERS = {
+    408: HttpError(408, "timeout", "The request was not here in time."),
+    502: HttpError(
+        500,
+        "broken-off",
+        "The replica that had this request died. Inspections may be sent again; else look what was done.",
+    ),
+    503: HttpError(
+        503,
+        "no-replica",
+        "No replica is ready. Try again in a moment.",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+    ),
+}
 
 # Ray Serve forgets a HAProxy whose manager was killed, and it would hold the port for ever: so it ends with the manager.
 _WRAPPER = """#!/bin/sh
@@ -48,18 +61,21 @@ def program() -> str | None:
         return None
 
 
-def environment(folder: Path, binary: str, statistics_ports: tuple[int, int]) -> dict[str, str]:
+def environment(
+    folder: Path, binary: str, *, statistics_ports: tuple[int, int], request_seconds: float
+) -> dict[str, str]:
     """Return what Ray has to find in its environment.
 
     Args:
         folder: For the files of HAProxy; stays as long as Ray runs.
         binary: HAProxy's program.
         statistics_ports: Two free ports, for this machine alone.
+        request_seconds: How long a request may take to arrive.
     """
-    nobody = folder / "503.http"
-    nobody.write_text(_answer(_NOBODY), newline="")
+    for status, problem in _ANSWERS.items():
+        (folder / f"{status}.http").write_text(_answer(problem), newline="")
     wrapper = folder / "haproxy"
-    changes = _changes(nobody, statistics_ports)
+    changes = _changes(folder, statistics_ports, request_seconds)
     wrapper.write_text(_WRAPPER.format(changes=changes, program=shlex.quote(binary)))
     wrapper.chmod(0o700)
     metrics, statistics = statistics_ports
@@ -83,13 +99,19 @@ def environment(folder: Path, binary: str, statistics_ports: tuple[int, int]) ->
     }
 
 
-def _changes(nobody: Path, statistics_ports: tuple[int, int]) -> str:
+def _changes(folder: Path, statistics_ports: tuple[int, int], request_seconds: float) -> str:
     either = "|".join(map(str, statistics_ports))
-    paths = " ".join(ONCE_ONLY)
+    in_frontend = (
+        # Only what is here as a whole can be sent again.
+        "option http-buffer-request",
+        f"timeout http-request {1000 * request_seconds:.0f}ms",
+        f"errorfile 408 {folder}/408.http",
+        f"http-request disable-l7-retry if {{ path_end {' '.join(ONCE_ONLY)} }}",
+    )
     scripts = (
         rf"s/^( *bind) \*?:({either})$/\1 127.0.0.1:\2/",
-        f"/^frontend http_frontend$/a\\    http-request disable-l7-retry if {{ path_end {paths} }}",
-        rf"s|^( *errorfile 503) .*|\1 {nobody}|",
+        *(rf"/^frontend http_frontend$/a\    {line}" for line in in_frontend),
+        rf"s#^( *errorfile ({'|'.join(map(str, _ANSWERS))})) .*#\1 {folder}/\2.http#",
         r"/^backend default_backend$/,/http-request/ s/^( *http-request) .*/\1 deny deny_status 503/",
     )
     return " ".join(f"-e {shlex.quote(script)}" for script in scripts)
@@ -105,4 +127,4 @@ def _answer(problem: HttpError) -> str:
         "Content-Length": str(len(body)),
     }
     lines = (f"{name}: {value}" for name, value in headers.items())
-    return "\r\n".join([f"HTTP/1.1 {problem.status_code} Service Unavailable", *lines, "", body])
+    return "\r\n".join([f"HTTP/1.1 {problem.status_code} {HTTPStatus(problem.status_code).phrase}", *lines, "", body])

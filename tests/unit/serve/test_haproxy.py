@@ -1,5 +1,6 @@
 """HAProxy itself, with the configuration that Ray Serve writes for it and what we change there."""
 
+import importlib
 import json
 import os
 import socket
@@ -72,10 +73,10 @@ def replica(*, mortal):
 
 
 @contextmanager
-def in_front(folder: Path, *replicas):
+def in_front(folder: Path, *replicas, seconds=30):
     """Run HAProxy as Ray does, and give its URL and the ports of its statistics."""
     statistics = free_port(), free_port()
-    variables = haproxy.environment(folder, haproxy.program(), statistics)
+    variables = haproxy.environment(folder, haproxy.program(), statistics_ports=statistics, request_seconds=seconds)
     port, file = free_port(), variables["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]
     ports = json.dumps([each.server_port for each in replicas])
     environment = {**os.environ, **variables}
@@ -98,7 +99,7 @@ def listens(host, port):
         return probe.connect_ex((host, port)) == 0
 
 
-@pytest.mark.parametrize("size", [5, 6 << 20])
+@pytest.mark.parametrize("size", [5, 1_000_000])
 def test_what_a_replica_had_begun_when_it_died_goes_to_another_one(tmp_path, size):
     with replica(mortal=True) as first, replica(mortal=True) as second, replica(mortal=False) as third:
         with in_front(tmp_path, first, second, third) as (url, _):
@@ -114,7 +115,7 @@ def test_changes_of_a_model_are_never_sent_twice(tmp_path, verb):
     with replica(mortal=True) as first, replica(mortal=True) as second:
         with in_front(tmp_path, first, second) as (url, _):
             answer = httpx.post(f"{url}/v1/models/pcb/{verb}", content=b"{}", timeout=30)
-            assert answer.status_code == 500
+            assert answer.status_code == 500 and answer.json()["type"].endswith("broken-off")
         assert len(first.asked + second.asked) == 1
 
 
@@ -134,6 +135,16 @@ def test_a_replica_that_is_gone_is_no_fault_of_the_request(tmp_path):
         assert httpx.post(f"{url}/v1/models/pcb/inspect", content=b"x", timeout=60).status_code == 503
 
 
+def test_a_request_that_does_not_arrive_is_a_problem(tmp_path):
+    with replica(mortal=False) as only, in_front(tmp_path, only, seconds=1) as (url, _):
+        with socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as client:
+            client.sendall(b"POST /v1/models/pcb/inspect HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
+            client.settimeout(30)
+            answer = client.recv(1 << 16)
+    assert answer.startswith(b"HTTP/1.1 408 ") and b"problem:timeout" in answer
+    assert not only.asked
+
+
 def test_statistics_are_for_this_machine_alone(tmp_path):
     with in_front(tmp_path) as (_, ports):
         listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line]
@@ -142,7 +153,7 @@ def test_statistics_are_for_this_machine_alone(tmp_path):
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path):
-    variables = haproxy.environment(tmp_path, "/bin/sleep", (1, 2))
+    variables = haproxy.environment(tmp_path, "/bin/sleep", statistics_ports=(1, 2), request_seconds=1)
     start = (
         "import subprocess, sys, time\n"
         f"print(subprocess.Popen([{variables['RAY_SERVE_HAPROXY_BINARY_PATH']!r}, '60']).pid, flush=True)\n"
@@ -161,8 +172,9 @@ def test_it_ends_with_the_process_that_started_it(tmp_path):
 def test_it_is_chosen_where_ray_starts_and_leaves_the_environment_as_it_was(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_SERVE_HAPROXY_RETRIES", "7")
+    importlib.import_module("ray")  # which adds to the environment, too
     before = dict(os.environ)
-    with serve_proxy.in_front("auto", tls=None, address=None):
+    with serve_proxy.in_front("auto", tls=None, address=None, request_seconds=1):
         assert os.environ[haproxy.SWITCH] == "1"
         assert os.environ["RAY_SERVE_HAPROXY_RETRIES"] == "7", "what a user sets counts"
     assert dict(os.environ) == before
@@ -175,7 +187,7 @@ def test_elsewhere_nothing_is_changed(monkeypatch, proxy, address, switch):
     if switch:
         monkeypatch.setenv(haproxy.SWITCH, switch)
     before = dict(os.environ)
-    with serve_proxy.in_front(proxy, tls=None, address=address):
+    with serve_proxy.in_front(proxy, tls=None, address=address, request_seconds=1):
         assert dict(os.environ) == before
 
 
