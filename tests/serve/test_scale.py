@@ -35,7 +35,7 @@ def replicas_of(process: int) -> list[int]:
 
 
 def actors_of(process: int, kind: bytes) -> list[int]:
-    """Return the process ids of the actors of a kind below a process."""
+    """Return the process ids of the actors of a kind, or of a program, below a process."""
     parents, found = {}, []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -44,7 +44,7 @@ def actors_of(process: int, kind: bytes) -> list[int]:
                 title = (entry / "cmdline").read_bytes()
             except OSError:  # it has just ended
                 continue
-            if title.startswith(kind):
+            if title.startswith(kind) or title.split(b"\0")[0].endswith(b"/" + kind):
                 found.append(int(entry.name))
 
     def below(number: int) -> bool:
@@ -66,12 +66,20 @@ def wait_for(what: str, condition) -> None:
         time.sleep(0.5)
 
 
+PROXIES = {"haproxy": b"haproxy", "ray": b"ray::ProxyActor"}
+
+
+@pytest.fixture(params=list(PROXIES))
+def proxy(request):
+    return request.param
+
+
 @pytest.fixture
-def served(bundles, tmp_path):
+def served(bundles, tmp_path, proxy):
     port = free_port()
     spec = tmp_path / "spec.yaml"
     spec.write_text(SPEC.format(folder=tmp_path, port=port, bundle=bundles["pcb"]))
-    command = [sys.executable, "-m", "ray_jobs", "serve", "-e", str(spec)]
+    command = [sys.executable, "-m", "ray_jobs", "serve", "-e", str(spec), "--proxy", proxy]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         line = process.stdout.readline()
@@ -82,22 +90,27 @@ def served(bundles, tmp_path):
 
 
 @pytest.mark.slow
-def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(served, bundles, pictures):
+def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(served, bundles, pictures, proxy):
     process, url = served
     expected = changenet.load(bundles["pcb"]).inspect(pictures[0], pictures[1]).score
     done, statuses, sent, broken = threading.Event(), Counter(), Counter(), Counter()
     wrong = []
 
     def ask() -> httpx.Response:
-        """Ask until there is an answer: a dead proxy gives none, and nobody listens until there is another."""
+        """Ask until there is an answer: a dead proxy gives none, and another one has to learn of the replicas."""
         until = time.monotonic() + SECONDS
         while True:
             try:
-                return httpx.post(url, files={"test": pictures[0], "golden": pictures[1]}, timeout=120)
+                answer = httpx.post(url, files={"test": pictures[0], "golden": pictures[1]}, timeout=120)
             except httpx.TransportError as error:
-                assert time.monotonic() < until, error
-                broken[type(error).__name__] += 1
-                time.sleep(0.2)
+                said = type(error).__name__
+            else:
+                if answer.status_code != 503:
+                    return answer
+                said = answer.json()["type"]
+            assert time.monotonic() < until, said
+            broken[said] += 1
+            time.sleep(0.2)
 
     def client() -> None:
         while not done.is_set():
@@ -119,9 +132,9 @@ def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(served, bundl
             wait_for("a replica in the place of the dead one", lambda: len(set(replicas_of(process)) - {victim}) == 2)
             wait_for_more(statuses)
             assert not broken, "what the dead replica had begun went to another one"
-            (proxy,) = actors_of(process, b"ray::ProxyActor")
-            os.kill(proxy, signal.SIGKILL)
-            wait_for("another proxy", lambda: set(actors_of(process, b"ray::ProxyActor")) - {proxy})
+            (victim,) = actors_of(process, PROXIES[proxy])
+            os.kill(victim, signal.SIGKILL)
+            wait_for("another proxy", lambda: set(actors_of(process, PROXIES[proxy])) - {victim})
             wait_for_more(statuses)
         finally:
             done.set()

@@ -136,11 +136,14 @@ def test_a_replica_that_is_gone_is_no_fault_of_the_request(tmp_path):
 
 
 def test_a_request_that_does_not_arrive_is_a_problem(tmp_path):
-    with replica(mortal=False) as only, in_front(tmp_path, only, seconds=1) as (url, _):
-        with socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as client:
-            client.sendall(b"POST /v1/models/pcb/inspect HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
-            client.settimeout(30)
-            answer = client.recv(1 << 16)
+    with (
+        replica(mortal=False) as only,
+        in_front(tmp_path, only, seconds=1) as (url, _),
+        socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as client,
+    ):
+        client.sendall(b"POST /v1/models/pcb/inspect HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
+        client.settimeout(30)
+        answer = client.recv(1 << 16)
     assert answer.startswith(b"HTTP/1.1 408 ") and b"problem:timeout" in answer
     assert not only.asked
 
