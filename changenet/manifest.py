@@ -14,6 +14,7 @@ from changenet.storage import sha256
 FORMAT = "changenet-bundle"
 FORMAT_VERSION = 1
 SELFTEST = "selftest.npz"
+NETWORK = "network.pth"  # of the engine `torch`
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class EngineEntry:
 
     Args:
         name: Unique in the bundle.
-        runtime: `onnxruntime` or `tensorrt`.
+        runtime: `onnxruntime`, `tensorrt`, or `torch` where nothing else runs the network.
         precision: `fp32`, `fp16`, `int8` …
         sha256: File name to the digest of the file as it is stored.
         parity: Result of the check at export.

@@ -11,9 +11,10 @@ from changenet import storage
 from changenet.adoption import SpecDescribes
 from changenet.agreement import contradictions
 from changenet.description import ModelDescription
-from changenet.errors import CheckpointError, Problem, SpecError
+from changenet.errors import CheckpointError, EngineError, Problem, SpecError
 from changenet.export.deepstream import deepstream_files
-from changenet.export.onnx import Exported, export_bundle, export_quantized
+from changenet.export.onnx import export_bundle, export_quantized
+from changenet.export.output import Exported
 from changenet.export.parity import TOLERANCE
 from changenet.factory.quantization import validation_pairs
 from changenet.quantization.file import QuantizedCheckpoint, load_model
@@ -53,9 +54,13 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False, fo
         ]
         if problems:
             raise SpecError(problems)
+        has_graphs = not (isinstance(checkpoint, QuantizedCheckpoint) and checkpoint.needs_torch)
+        if experiment.export.serialize_nvdsinfer and not has_graphs:
+            what = "DeepStream runs ONNX graphs, and a checkpoint quantized by torchao has none"
+            raise EngineError(what, where="export.serialize_nvdsinfer", fix="Quantize with backend: onnxruntime.")
         to: dict[str, Any] = {
             "folder": action.path("bundle"),
-            "onnx_file": experiment.export.onnx_file or action.path("model.onnx"),
+            "onnx_file": experiment.export.onnx_file or (action.path("model.onnx") if has_graphs else None),
             "batch_size": experiment.export.batch_size,
             "encryption_key": experiment.secret(),
             "overwrite": overwrite,
@@ -75,9 +80,11 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False, fo
             logger.info("DeepStream: %s", path)
         parity = exported.parity
         if exported.precision != "fp32" and (parity.agreement or 0) < parity.min_agreement:
-            logger.warning("It decides otherwise too often: engine auto does not take it, name the engine onnxruntime.")
+            engine = "onnxruntime" if has_graphs else "torch"
+            logger.warning("It decides otherwise too often: engine auto does not take it, name the engine %s.", engine)
         rows = [(path, f"{size / 1e6:,.2f}") for path, size in exported.files.items()]
-        out.print(result_table(f"Export, opset {exported.opset}", ("file", "MB"), rows))
+        title = "Export" if exported.opset is None else f"Export, opset {exported.opset}"
+        out.print(result_table(title, ("file", "MB"), rows))
         out.print(f"{_agreement(exported)}; {time.perf_counter() - started:.1f} s.", highlight=False)
     return 0
 

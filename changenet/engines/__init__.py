@@ -1,6 +1,7 @@
 """Engines run a trained network: one interface, one module a runtime.
 
-A checkpoint runs in PyTorch; a bundle runs in ONNX Runtime, without torch being imported, or in TensorRT.
+A checkpoint runs in PyTorch; a bundle runs in ONNX Runtime, without torch being imported, or in TensorRT, or in PyTorch where it
+holds a network that nothing else runs.
 """
 
 from __future__ import annotations
@@ -53,8 +54,7 @@ def load_engine(
         threads: CPU threads of one call; None leaves the runtime's own choice. PyTorch's are the whole process's.
         device: `cpu`, `cuda` or `cuda:N`; ONNX Runtime also takes `tensorrt`, its own TensorRT provider. TensorRT takes a GPU
             whatever is said, but `auto` leaves it out on the CPU. None: the CPU, or the GPU that TensorRT finds.
-        precision: `fp32`, or `bf16` where PyTorch runs a checkpoint that is not quantized. A bundle has the one of its
-            graphs.
+        precision: `fp32`, or `bf16` where PyTorch runs a checkpoint that is not quantized. A bundle has its own.
         compiled: Let `torch.compile` write PyTorch's code.
         describe: Says what network a TAO checkpoint holds; without it such a file is refused.
 
@@ -77,13 +77,15 @@ def load_engine(
         files, found = open_files(path, encryption_key=encryption_key, trusted_keys=trusted_keys)
         return TensorRtEngine(files, device=device or "cuda"), files.description, found
     if is_bundle(path):
-        if engine == "torch":
-            what = "a bundle holds ONNX graphs, which the torch engine cannot run"
-            raise EngineError(what, where=path, fix="Give the checkpoint, or the engine onnxruntime.")
         _only_torch(precision, compiled=compiled, where=path)
         bundle = read_bundle(path, encryption_key=encryption_key, trusted_keys=trusted_keys)
+        loaded: Engine
         if engine == "auto":
             loaded = fastest(bundle, threads=threads, device=device)
+        elif engine == "torch":
+            from changenet.engines.torch import TorchEngine
+
+            loaded = TorchEngine.from_bundle(bundle, threads=threads, device=device or "cpu")
         else:
             loaded = OnnxRuntimeEngine.from_bundle(bundle, threads=threads, device=device or "cpu")
         return loaded, bundle.manifest.description, bundle

@@ -20,6 +20,8 @@ from changenet.manifest import EngineEntry
 
 logger = logging.getLogger(__name__)
 
+TORCH = "torch"  # what the engine's module calls itself, which is imported only where it is needed
+
 SELFTEST_TOLERANCE = 1e-4  # of |score difference| / max(1, |score|)
 QUANTIZED_TOLERANCE = 0.05  # processors round integers of 8 bits at other places
 
@@ -47,9 +49,13 @@ def fastest(bundle: Bundle, *, threads: int | None = None, device: str | None = 
             return _tensorrt(bundle, built, device or "cuda")
         except (CheckpointError, EngineError) as error:
             logger.info("The TensorRT engine of %s is left out: %s", bundle.folder, error)
-    graphs = entries.get(onnxruntime.RUNTIME)
-    if graphs is not None:
-        _check_verified(graphs, bundle.folder)
+    other = entries.get(onnxruntime.RUNTIME) or entries.get(TORCH)
+    if other is not None:
+        _check_verified(other, bundle.folder)
+    if other is not None and other.runtime == TORCH:
+        from changenet.engines.torch import TorchEngine
+
+        return TorchEngine.from_bundle(bundle, threads=threads, device=device or "cpu")
     return OnnxRuntimeEngine.from_bundle(bundle, threads=threads, device=device or "cpu")
 
 

@@ -78,11 +78,14 @@ def find_source(path: str, *, encryption_key: str | None = None) -> Source:
         content = encryption.read_model(path, encryption_key).getvalue()
         beside = storage.join(_parent(path), _BUNDLE)
         bundle = read_bundle(beside, encryption_key=encryption_key) if is_bundle(beside) else None
-        if bundle is None or bundle.read("pair.onnx") != content:
+        if bundle is None or not bundle.has("pair.onnx") or bundle.read("pair.onnx") != content:
             return Source(path, {"pair.onnx": content, **_weights_beside(path, content, encryption_key)}, None)
     else:
         bundle = read_bundle(folder, encryption_key=encryption_key)
     names = [name for name in bundle.manifest.sha256 if name.endswith(".onnx") or name == WEIGHTS]
+    if not names:
+        fix = "Export a checkpoint that is not quantized by torchao."
+        raise CheckpointError("holds no ONNX graphs, which engines are built from", where=bundle.folder, fix=fix)
     return Source(bundle.folder, {name: bundle.read(name) for name in names}, bundle)
 
 

@@ -11,9 +11,11 @@ import yaml
 import changenet
 from changenet.bundle import read_bundle
 from changenet.engines import engine_of
+from changenet.engines.choice import self_test
 from changenet.errors import CheckpointError, EngineError, SpecError
 from changenet.evaluation.cost import Cost
 from changenet.export import trace
+from changenet.export.tensorrt import find_source
 from changenet.spec import load_spec
 from ray_jobs import export, quantize, quantize_comparison
 from ray_jobs.evaluate import comparison_of
@@ -190,11 +192,38 @@ def test_without_pairs_onnxruntime_says_which_set_to_name(spec) -> None:
         quantize.run(spec, GRAPHS)
 
 
-def test_a_torch_checkpoint_is_no_bundle(spec, tmp_path) -> None:
+def test_torchao_becomes_a_bundle_that_pytorch_runs(with_pairs, pairs, tmp_path) -> None:
+    key = "encryption_key=secret"
+    assert quantize.run(with_pairs, [ALL, key]) == 0
+    path = str(tmp_path / "results" / "quantize" / "quantized_model_torchao.pth")
+    folder = tmp_path / "results" / "export" / "bundle"
+    assert export.run(with_pairs, [f"export.checkpoint={path}", key]) == 0
+    assert {each.name for each in folder.iterdir()} == {"manifest.json", "selftest.npz", "network.pth"}
+    assert (folder / "network.pth").read_bytes().startswith(b"\x89CHGNET")
+    assert not (tmp_path / "results" / "export" / "model.onnx").exists()
+    bundle = read_bundle(folder, encryption_key="secret")
+    (engine,) = bundle.manifest.engines
+    assert (engine.runtime, engine.precision, engine.verified) == ("torch", "int8", True)
+    served = changenet.load(str(folder), encryption_key="secret")
+    assert (served.engine_name, served.engine.precision) == ("torch", "int8")
+    assert self_test(served.engine, bundle) < 1e-6
+    expected = changenet.load(path, encryption_key="secret")
+    assert np.array_equal(served.score_arrays(*pairs), expected.score_arrays(*pairs))
+    with pytest.raises(EngineError, match="holds no graphs for onnxruntime, but torch"):
+        changenet.load(str(folder), "onnxruntime", encryption_key="secret")
+    with pytest.raises(CheckpointError, match="holds no ONNX graphs, which engines are built from"):
+        find_source(str(folder), encryption_key="secret")
+
+
+@pytest.mark.parametrize(
+    "wrong", ["export.onnx_file=model.onnx", "export.batch_size=2", "export.serialize_nvdsinfer=true"]
+)
+def test_a_torchao_bundle_has_no_graphs_to_give(spec, tmp_path, wrong) -> None:
     assert quantize.run(spec, [ALL]) == 0
     path = tmp_path / "results" / "quantize" / "quantized_model_torchao.pth"
-    with pytest.raises(CheckpointError, match="has no ONNX graphs"):
-        export.run(spec, [f"export.checkpoint={path}"], force=True)
+    with pytest.raises((CheckpointError, EngineError), match=r"has (no ONNX graphs|none)"):
+        export.run(spec, [f"export.checkpoint={path}", wrong], force=True)
+    assert not (tmp_path / "results" / "export" / "bundle").exists()
 
 
 def test_modelopt_writes_a_checkpoint_and_qdq_graphs(with_pairs, pairs, tmp_path) -> None:
