@@ -27,7 +27,7 @@ BUFFERED = {"RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000", "RAY_SERVE_LOG_TO_
 OWN_PROXY = {haproxy.SWITCH: "0"}
 OPTIONS = {
     BASE: {},
-    "HAProxy, our code in a thread of its own": {OWN_THREAD: "1"},
+    "HAProxy, our code in the replica's main loop": {OWN_THREAD: "0"},
     "HAProxy, logs buffered, none to stderr": BUFFERED,
     "HAProxy, workers at Ray's niceness of 15": {"RAY_worker_niceness": "15"},
     "Ray Serve's proxy": OWN_PROXY,

@@ -94,8 +94,6 @@ def environment(
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(BUFFER_BYTES),
         # HAProxy itself asks another replica where one listens no more; Ray would leave it open for half a minute.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-        # A replica's event loop only waits: another thread for our code would be a detour.
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     }
 
 
