@@ -14,7 +14,7 @@ from changenet.storage import sha256
 FORMAT = "changenet-bundle"
 FORMAT_VERSION = 1
 SELFTEST = "selftest.npz"
-NETWORK = "network.pth"  # of the engine `torch`
+NETWORK = "network.safetensors"  # of the engine `torch`
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class EngineEntry:
         precision: `fp32`, `fp16`, `int8` …
         sha256: File name to the digest of the file as it is stored.
         parity: Result of the check at export.
-        tag: What the runtime needs to know before it loads the files: where a TensorRT engine runs.
+        tag: What the runtime needs to know before it loads the files: where a TensorRT engine runs, or which layers of a PyTorch
+            network are quantized.
     """
 
     name: str

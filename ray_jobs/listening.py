@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import random
 import socket
 
 HOST = "127.0.0.1"
@@ -13,6 +15,17 @@ def free_port(host: str = HOST) -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def free_ports(count: int, host: str = HOST) -> range:
+    """Return ports in a row of which nobody uses the first, below those that systems give to clients."""
+    starts = list(range(20_000, 32_000 - count, count))
+    random.shuffle(starts)
+    for start in starts:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((host, start))
+            return range(start, start + count)
+    return range(starts[0], starts[0] + count)
 
 
 def is_loopback(host: str) -> bool:

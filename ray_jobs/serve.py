@@ -55,12 +55,12 @@ class RunningService(contextlib.AbstractContextManager["RunningService"]):
         import ray
         from ray import serve
 
-        serve.delete(APPLICATION)
-        if self.owns_serve:  # on a cluster it would outlive this process
-            serve.shutdown()
-        if self.owns_ray:
-            ray.shutdown()
-        self.ends.close()
+        with self.ends:
+            serve.delete(APPLICATION)
+            if self.owns_serve:  # on a cluster it would outlive this process
+                serve.shutdown()
+            if self.owns_ray:
+                ray.shutdown()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -146,11 +146,14 @@ def start(
     owns_ray = not ray.is_initialized()
     for name, value in ENVIRONMENT.items():  # for a Ray that starts here
         os.environ.setdefault(name, value)
-    with contextlib.ExitStack() as stack:
+    ends = contextlib.ExitStack()
+    try:
         seconds = settings.limits.request_seconds
-        stack.enter_context(in_front(proxy, tls=tls, address=address, request_seconds=seconds))
+        ends.enter_context(in_front(proxy, host=host, tls=tls, address=address, request_seconds=seconds))
         cluster.connect(address)
-        ends = stack.pop_all()
+    except BaseException:
+        ends.close()
+        raise
     from ray import serve
     from ray.serve.schema import LoggingConfig
 

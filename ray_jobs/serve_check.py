@@ -28,7 +28,7 @@ def check(
     Raises:
         SpecError: All that is wrong.
     """
-    problems = serve_proxy.problems(proxy, tls=tls, address=address)
+    problems = serve_proxy.problems(proxy, host=host, tls=tls, address=address)
     if is_remote(address):
         if problems:
             raise SpecError(problems)

@@ -1,17 +1,19 @@
 """HAProxy in front of the replicas, instead of Ray Serve's own proxy, which is a Python process.
 
 Ray Serve writes HAProxy's configuration and starts it; both are set by environment variables where Ray is started. What
-cannot be set so is changed in the configuration on its way to HAProxy: its statistics would listen on every interface, `swap`
-and `rollback` would be sent to another replica, too, when one dies, and as long as HAProxy knows no replica it would answer
-404 or 500 where clients should try again.
+cannot be set so is changed in the configuration on its way to HAProxy: its statistics would listen on every interface, and
+requests be told to whatever collects logs on this machine; `swap` and `rollback` would be sent to another replica, too, when
+one dies; and as long as HAProxy knows no replica it would answer 404 or 500 where clients should try again.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from http import HTTPStatus
 from pathlib import Path
+from typing import NamedTuple
 
 from serve.middleware import SECURITY_HEADERS
 from serve.problems import MEDIA_TYPE, HttpError, problem_of
@@ -22,6 +24,7 @@ SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 # HAProxy sends again what it still has in its buffer: a pair, or a small board. Each request costs a third of a millisecond
 # a MiB, however small it is.
 BUFFER_BYTES = 1 << 20
+CONNECTIONS = 1024  # a buffer each while requests arrive
 
 _ANSWERS = {
     408: HttpError(408, "timeout", "The request was not here in time."),
@@ -46,9 +49,16 @@ for argument; do
     [ "$before" = -f ] && sed -i -E {changes} "$argument"
     before=$argument
 done
-command -v setpriv > /dev/null && exec setpriv --pdeathsig TERM {program} "$@"
+setpriv --pdeathsig TERM true 2> /dev/null && exec setpriv --pdeathsig TERM {program} "$@"
 exec {program} "$@"
 """
+
+
+class Ports(NamedTuple):
+    """Ports of one service besides its own: where Ray Serve's proxy listens while there is no replica, and of replicas."""
+
+    fallback: int
+    replicas: range
 
 
 def program() -> str | None:
@@ -61,24 +71,21 @@ def program() -> str | None:
         return None
 
 
-def environment(
-    folder: Path, binary: str, *, statistics_ports: tuple[int, int], request_seconds: float
-) -> dict[str, str]:
+def environment(folder: Path, binary: str, *, ports: Ports, request_seconds: float) -> dict[str, str]:
     """Return what Ray has to find in its environment.
 
     Args:
-        folder: For the files of HAProxy; stays as long as Ray runs.
+        folder: For the files of HAProxy; stays as long as Ray runs. Short: the names of sockets have a limit of 107 characters.
         binary: HAProxy's program.
-        statistics_ports: Two free ports, for this machine alone.
-        request_seconds: How long a request may take to arrive.
+        ports: That nobody else uses.
+        request_seconds: How long a request may take to arrive, and then to be answered.
     """
     for status, problem in _ANSWERS.items():
         (folder / f"{status}.http").write_text(_answer(problem), newline="")
     wrapper = folder / "haproxy"
-    changes = _changes(folder, statistics_ports, request_seconds)
+    changes = _changes(folder, request_seconds)
     wrapper.write_text(_WRAPPER.format(changes=changes, program=shlex.quote(binary)))
     wrapper.chmod(0o700)
-    metrics, statistics = statistics_ports
     return {
         SWITCH: "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
@@ -87,18 +94,24 @@ def environment(
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics),
-        "RAY_SERVE_HAPROXY_RETRIES": str(ATTEMPTS - 1),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(CONNECTIONS),
+        "RAY_SERVE_HAPROXY_RETRIES": str(ATTEMPTS),
+        # On one machine a refused connection is a dead replica: the next attempt must not be its, too.
+        "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(BUFFER_BYTES),
+        # When replicas change, what another HAProxy had begun has as long as it may take.
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(math.ceil(2 * request_seconds) + 10),
         # HAProxy itself asks another replica where one listens no more; Ray would leave it open for half a minute.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        # Two services on one machine must not meet: HAProxy could reach the other one's replica, or its way out.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.replicas.start),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.replicas.stop),
     }
 
 
-def _changes(folder: Path, statistics_ports: tuple[int, int], request_seconds: float) -> str:
-    either = "|".join(map(str, statistics_ports))
+def _changes(folder: Path, request_seconds: float) -> str:
     in_frontend = (
         # Only what is here as a whole can be sent again.
         "option http-buffer-request",
@@ -107,7 +120,9 @@ def _changes(folder: Path, statistics_ports: tuple[int, int], request_seconds: f
         f"http-request disable-l7-retry if {{ path_end {' '.join(ONCE_ONLY)} }}",
     )
     scripts = (
-        rf"s/^( *bind) \*?:({either})$/\1 127.0.0.1:\2/",
+        r"/^frontend prometheus$/,/^ *no log$/d",
+        r"/^listen stats$/,$d",
+        r"/^ *log .* local0 info$/d",
         *(rf"/^frontend http_frontend$/a\    {line}" for line in in_frontend),
         rf"s#^( *errorfile ({'|'.join(map(str, _ANSWERS))})) .*#\1 {folder}/\2.http#",
         r"/^backend default_backend$/,/http-request/ s/^( *http-request) .*/\1 deny deny_status 503/",
@@ -120,6 +135,7 @@ def _answer(problem: HttpError) -> str:
     body = json.dumps(problem_of(problem))
     headers = {
         **SECURITY_HEADERS,
+        "Cache-Control": "no-store",
         **(problem.headers or {}),
         "Content-Type": MEDIA_TYPE,
         "Content-Length": str(len(body)),

@@ -19,8 +19,15 @@ ONCE_ONLY = ("/swap", "/rollback")  # sent again, they could do something else t
 
 
 def middlewares() -> list[Middleware]:
-    """Return what the proxy puts around every request."""
-    return [Middleware(Retry)]
+    """Return what the proxy puts around every request; nothing in a replica behind HAProxy, which asks, too."""
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        serve.get_replica_context()
+    except RayServeException:
+        return [Middleware(Retry)]
+    return []
 
 
 class Retry:

@@ -32,7 +32,7 @@ class Source(_Settings):
     """A bundle, and what runs it."""
 
     bundle: str = Field(min_length=1, description="Bundle folder, as the replicas see it.")
-    engine: str = Field(default="auto", description="auto, torch or onnxruntime.")
+    engine: str = Field(default="auto", description="auto, onnxruntime, torch or tensorrt.")
     version: str | None = Field(default=None, description="The version that the bundle must have; null takes any.")
 
 
@@ -92,7 +92,11 @@ class Limits(_Settings):
     batch_bytes: int = Field(default=256 << 20, gt=0, description="Largest body of a whole board.")
     batch_rows: int = Field(default=1000, gt=0, description="Pairs of a board.")
     batch_parts: int = Field(default=8000, gt=0, description="Pictures of a board.")
-    request_seconds: float = Field(default=60.0, gt=0, description="A request, slow uploads included, ends after this.")
+    request_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="A request ends after this, slow uploads included; behind HAProxy once for each.",
+    )
 
 
 class ServiceSettings(_Settings):

@@ -113,12 +113,12 @@ def load_engine(
 def _only_torch(precision: str, *, compiled: bool, where: str) -> None:
     """Refuse what only PyTorch does with a checkpoint of floats."""
     if precision != "fp32":
-        what = f"holds graphs, whose precision is their own, and {precision} is asked for"
+        what = f"has a precision of its own, and {precision} is asked for"
         raise EngineError(
             what, where=where, fix="Give the checkpoint with the engine torch, or leave the precision out."
         )
     if compiled:
-        what = "holds graphs, which torch.compile cannot take"
+        what = "is a bundle, which torch.compile does not take"
         raise EngineError(what, where=where, fix="Give the checkpoint, or leave compile out.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -12,14 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from changenet import storage
 from changenet.bundle import Bundle
 from changenet.engines.choice import TORCH
 from changenet.engines.interface import Array, Arrays, Engine
 from changenet.errors import EngineError
-from changenet.manifest import NETWORK
 from changenet.model.merging import merged
-from changenet.quantization.file import QuantizedCheckpoint, build_quantized, read_model
+from changenet.quantization.bundled import quantized_of
+from changenet.quantization.file import QuantizedCheckpoint, build_quantized
 from changenet.training.checkpoint import Checkpoint, build_network
 
 if TYPE_CHECKING:
@@ -53,8 +51,8 @@ class TorchEngine(Engine):
         super().__init__(name=TORCH, device=device, precision=precision, multiclass=network.multiclass)
         if threads is not None:
             torch.set_num_threads(threads)
-        self._device = torch.device(device)
         try:
+            self._device = torch.device(device)
             self.network = network.eval().to(self._device)
         except (RuntimeError, AssertionError) as error:
             raise EngineError(f"PyTorch cannot use the device {device!r} here: {error}") from error
@@ -99,19 +97,14 @@ class TorchEngine(Engine):
         return cls(network, threads=threads, device=device, precision=precision, compiled=compiled)
 
     @classmethod
-    def from_bundle(
-        cls, bundle: Bundle, *, threads: int | None = None, device: str = "cpu", compiled: bool = False
-    ) -> TorchEngine:
-        """Build the network that a bundle holds as a quantized checkpoint; an encrypted one is decrypted in memory.
+    def from_bundle(cls, bundle: Bundle, *, threads: int | None = None, device: str = "cpu") -> TorchEngine:
+        """Build the quantized network that a bundle holds; an encrypted one is decrypted in memory.
 
         Raises:
             EngineError: The bundle holds ONNX graphs instead, or a package or the device is missing here.
+            CheckpointError: The tensors are not what the manifest says.
         """
-        if not bundle.has(NETWORK):
-            what = "a bundle of ONNX graphs, which the torch engine cannot run"
-            raise EngineError(what, where=bundle.folder, fix="Give the checkpoint, or the engine onnxruntime.")
-        checkpoint = read_model(io.BytesIO(bundle.read(NETWORK)), where=storage.join(bundle.folder, NETWORK))
-        return cls.from_checkpoint(checkpoint, threads=threads, device=device, compiled=compiled)
+        return cls.from_checkpoint(quantized_of(bundle), threads=threads, device=device)
 
     def _encode_pictures(self, pictures: Tensor) -> tuple[Tensor, ...]:
         return self.network.encode(self.network.normalise(pictures))

@@ -23,7 +23,8 @@ from changenet.export.qdq import qdq_graphs
 from changenet.export.trace import MIN_OPSET
 from changenet.manifest import NETWORK, Parity
 from changenet.model.merging import merged
-from changenet.quantization.file import QuantizedCheckpoint, quantized_bytes
+from changenet.quantization.bundled import tag_of, tensors_of
+from changenet.quantization.file import QuantizedCheckpoint
 from changenet.training.checkpoint import Checkpoint, build_network
 
 
@@ -138,7 +139,8 @@ def export_quantized(
             what = "a checkpoint quantized by torchao has no ONNX graphs"
             raise CheckpointError(what, fix="Leave onnx_file and batch_size out: its bundle runs in PyTorch.")
         engine = TorchEngine.from_checkpoint(checkpoint)
-        return write_outputs({NETWORK: quantized_bytes(checkpoint)}, facts, folder, scored_by=engine, **to)
+        facts = facts._replace(tag=tag_of(checkpoint))
+        return write_outputs({NETWORK: tensors_of(checkpoint)}, facts, folder, scored_by=engine, **to)
     import_onnxruntime()
     graphs = dict(checkpoint.graphs) or qdq_graphs(checkpoint)
     pair = onnx.load_from_string(graphs["pair.onnx"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import onnx
 import onnxscript
@@ -65,6 +66,7 @@ class Facts(NamedTuple):
         parity: How well they agree with the network.
         opset: Of the graphs; None: PyTorch runs it, and there are none.
         batch_size: Of `pair.onnx`; -1 = any.
+        tag: Of the engine.
     """
 
     description: ModelDescription
@@ -73,6 +75,7 @@ class Facts(NamedTuple):
     parity: Parity
     opset: int | None
     batch_size: int
+    tag: Mapping[str, Any] = MappingProxyType({})
 
 
 def write_outputs(
@@ -121,6 +124,7 @@ def write_outputs(
                 precision=facts.precision,
                 sha256={name: sha256(content) for name, content in stored.items()},
                 parity=parity,
+                tag=dict(facts.tag),
             ),
         ),
         selftest_sha256=sha256(selftest),

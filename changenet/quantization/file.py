@@ -6,7 +6,6 @@ network is built anew, its layers are quantized alike, and the stored numbers ta
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -73,56 +72,41 @@ class QuantizedCheckpoint:
 
 def save_quantized(path: str, checkpoint: QuantizedCheckpoint, *, encryption_key: str | None = None) -> None:
     """Write the file atomically; with a key only ciphertext ever reaches the disk."""
-    with encryption.write_model(path, encryption_key) as file:
-        torch.save(_values(checkpoint), file)
-
-
-def quantized_bytes(checkpoint: QuantizedCheckpoint) -> bytes:
-    """Return the content of such a file in the clear."""
-    buffer = io.BytesIO()
-    torch.save(_values(checkpoint), buffer)
-    return buffer.getvalue()
-
-
-def _values(checkpoint: QuantizedCheckpoint) -> dict[str, Any]:
     graphs = checkpoint.graphs
-    return {
-        "format": QUANTIZED_FORMAT,
-        "format_version": FORMAT_VERSION,
-        "description": checkpoint.description.to_dict(),
-        "backend": checkpoint.backend,
-        "layers": checkpoint.layers,
-        "versions": checkpoint.versions,
-        "comparison": {name: getattr(checkpoint, name) for name in _COMPARED},
-        "weights_sha256": checkpoint.weights_sha256,
-        "model_state_dict": checkpoint.state,
-        # As tensors: `torch.save` writes them as they are, and maps them back.
-        "graphs": {name: torch.frombuffer(bytearray(each), dtype=torch.uint8) for name, each in graphs.items()},
-    }
+    with encryption.write_model(path, encryption_key) as file:
+        torch.save(
+            {
+                "format": QUANTIZED_FORMAT,
+                "format_version": FORMAT_VERSION,
+                "description": checkpoint.description.to_dict(),
+                "backend": checkpoint.backend,
+                "layers": checkpoint.layers,
+                "versions": checkpoint.versions,
+                "comparison": {name: getattr(checkpoint, name) for name in _COMPARED},
+                "weights_sha256": checkpoint.weights_sha256,
+                "model_state_dict": checkpoint.state,
+                # As tensors: `torch.save` writes them as they are, and maps them back.
+                "graphs": {name: torch.frombuffer(bytearray(each), dtype=torch.uint8) for name, each in graphs.items()},
+            },
+            file,
+        )
 
 
 def load_model(
     path: str, *, encryption_key: str | None = None, describe: Describe | None = None
 ) -> Checkpoint | QuantizedCheckpoint:
     """Read a checkpoint, quantized or not: arguments and errors as `changenet.training.checkpoint.load_checkpoint`."""
-    return read_model(encryption.read_model(path, encryption_key), where=path, describe=describe)
-
-
-def read_model(
-    content: io.BytesIO, *, where: str, describe: Describe | None = None
-) -> Checkpoint | QuantizedCheckpoint:
-    """Read the content of such a file, in the clear (arguments and errors as `load_model`)."""
-    values = read_pickled(content, where=where)
+    values = read_pickled(encryption.read_model(path, encryption_key), where=path)
     if not isinstance(values, dict) or values.get("format") != QUANTIZED_FORMAT:
-        return checkpoint_from(values, where, describe)
+        return checkpoint_from(values, path, describe)
     version = values.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         what = f"format version {version} is newer than this program reads ({FORMAT_VERSION})"
-        raise CheckpointError(what, where=where, fix="Update changenet.")
+        raise CheckpointError(what, where=path, fix="Update changenet.")
     try:
         return _from_values(values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError("is damaged: it cannot be read", where=where, fix="Quantize it again.") from error
+        raise CheckpointError("is damaged: it cannot be read", where=path, fix="Quantize it again.") from error
 
 
 def _from_values(values: dict[str, Any]) -> QuantizedCheckpoint:

@@ -2,7 +2,8 @@
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,20 +77,34 @@ def successor(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
 
 
-@pytest.fixture(scope="module")  # Ray ends with it: other folders start their own
-def service(bundles: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from ray_jobs.listening import free_port
-    from ray_jobs.serve import start  # before ray: it switches usage statistics off
-    from serve.settings import ModelSettings, ServiceSettings
+@pytest.fixture(scope="session")
+def local_ray() -> Callable[[int], AbstractContextManager[None]]:
+    """Return what runs a Ray of so many CPUs, whatever the machine has, and as `changenet serve` does: behind HAProxy."""
+    from ray_jobs.serve_proxy import in_front  # before ray: it switches usage statistics off
 
     import ray  # isort: skip
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False)
+    @contextmanager
+    def run(cpus: int) -> Iterator[None]:
+        with in_front("auto", host="127.0.0.1", tls=None, address=None, request_seconds=60):
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False)
+            yield
+            ray.shutdown()
+
+    return run
+
+
+@pytest.fixture(scope="module")  # Ray ends with it: other folders start their own
+def service(bundles: dict[str, str], tmp_path_factory: pytest.TempPathFactory, local_ray: Any) -> Iterator[str]:
+    from ray_jobs.listening import free_port
+    from ray_jobs.serve import start
+    from serve.settings import ModelSettings, ServiceSettings
+
     models = tuple(ModelSettings(name=name, bundle=bundle) for name, bundle in bundles.items())
     goldens = str(tmp_path_factory.mktemp("goldens"))
-    with start(ServiceSettings(models=models, goldens_dir=goldens), port=free_port()) as running:
+    settings = ServiceSettings(models=models, goldens_dir=goldens)
+    with local_ray(2), start(settings, port=free_port()) as running:
         yield running.url
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

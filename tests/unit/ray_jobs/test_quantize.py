@@ -198,8 +198,8 @@ def test_torchao_becomes_a_bundle_that_pytorch_runs(with_pairs, pairs, tmp_path)
     path = str(tmp_path / "results" / "quantize" / "quantized_model_torchao.pth")
     folder = tmp_path / "results" / "export" / "bundle"
     assert export.run(with_pairs, [f"export.checkpoint={path}", key]) == 0
-    assert {each.name for each in folder.iterdir()} == {"manifest.json", "selftest.npz", "network.pth"}
-    assert (folder / "network.pth").read_bytes().startswith(b"\x89CHGNET")
+    assert {each.name for each in folder.iterdir()} == {"manifest.json", "selftest.npz", "network.safetensors"}
+    assert (folder / "network.safetensors").read_bytes().startswith(b"\x89CHGNET")
     assert not (tmp_path / "results" / "export" / "model.onnx").exists()
     bundle = read_bundle(folder, encryption_key="secret")
     (engine,) = bundle.manifest.engines

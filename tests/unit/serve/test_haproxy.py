@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,9 +19,12 @@ from changenet.errors import SpecError
 from ray_jobs import serve_proxy
 from ray_jobs.listening import free_port
 from ray_jobs.serve import run
+from ray_jobs.tls import Tls
 from serve import haproxy
 
 pytestmark = pytest.mark.skipif(haproxy.program() is None, reason="HAProxy is there for Linux only")
+
+PORTS = haproxy.Ports(fallback=1, replicas=range(2, 3))
 
 # Ray reads its variables when it is imported, so its configuration is written by a process of its own.
 WRITE = """
@@ -70,13 +73,13 @@ def replica(*, mortal):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
+    server.server_close()
 
 
 @contextmanager
 def in_front(folder: Path, *replicas, seconds=30):
-    """Run HAProxy as Ray does, and give its URL and the ports of its statistics."""
-    statistics = free_port(), free_port()
-    variables = haproxy.environment(folder, haproxy.program(), statistics_ports=statistics, request_seconds=seconds)
+    """Run HAProxy as Ray does, and give its URL and process."""
+    variables = haproxy.environment(folder, haproxy.program(), ports=PORTS, request_seconds=seconds)
     port, file = free_port(), variables["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]
     ports = json.dumps([each.server_port for each in replicas])
     environment = {**os.environ, **variables}
@@ -89,7 +92,7 @@ def in_front(folder: Path, *replicas, seconds=30):
                 assert process.poll() is None, process.stderr.read()
                 assert time.monotonic() < until
                 time.sleep(0.05)
-            yield f"http://127.0.0.1:{port}", statistics
+            yield f"http://127.0.0.1:{port}", process
         finally:
             process.terminate()
 
@@ -130,7 +133,6 @@ def test_without_replicas_clients_are_told_to_try_again(tmp_path):
 def test_a_replica_that_is_gone_is_no_fault_of_the_request(tmp_path):
     with replica(mortal=False) as gone:
         pass
-    gone.server_close()
     with in_front(tmp_path, gone) as (url, _):
         assert httpx.post(f"{url}/v1/models/pcb/inspect", content=b"x", timeout=60).status_code == 503
 
@@ -148,15 +150,19 @@ def test_a_request_that_does_not_arrive_is_a_problem(tmp_path):
     assert not only.asked
 
 
-def test_statistics_are_for_this_machine_alone(tmp_path):
-    with in_front(tmp_path) as (_, ports):
-        listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line]
-        for port in ports:
-            assert [each for each in listening if each.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
+def test_nothing_but_the_service_can_be_reached(tmp_path):
+    with in_front(tmp_path) as (url, process):
+        inodes = set()
+        for each in Path(f"/proc/{process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                inodes.add(str(each.readlink()))
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        listening = [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes]
+    assert listening == [f"0100007F:{httpx.URL(url).port:04X}"]
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path):
-    variables = haproxy.environment(tmp_path, "/bin/sleep", statistics_ports=(1, 2), request_seconds=1)
+    variables = haproxy.environment(tmp_path, "/bin/sleep", ports=PORTS, request_seconds=1)
     start = (
         "import subprocess, sys, time\n"
         f"print(subprocess.Popen([{variables['RAY_SERVE_HAPROXY_BINARY_PATH']!r}, '60']).pid, flush=True)\n"
@@ -164,9 +170,10 @@ def test_it_ends_with_the_process_that_started_it(tmp_path):
     )
     with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True) as manager:
         below = int(manager.stdout.readline())
-        time.sleep(0.5)
+        until = time.monotonic() + 20
+        while not Path(f"/proc/{below}/cmdline").read_bytes().startswith(b"/bin/sleep"):
+            assert time.monotonic() < until
         manager.kill()
-    until = time.monotonic() + 20
     while Path(f"/proc/{below}").exists() and "Z" not in Path(f"/proc/{below}/stat").read_text().rpartition(")")[2]:
         assert time.monotonic() < until
         time.sleep(0.1)
@@ -174,28 +181,72 @@ def test_it_ends_with_the_process_that_started_it(tmp_path):
 
 def test_it_is_chosen_where_ray_starts_and_leaves_the_environment_as_it_was(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_SERVE_HAPROXY_RETRIES", "7")
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", haproxy.program())
     importlib.import_module("ray")  # which adds to the environment, too
     before = dict(os.environ)
-    with serve_proxy.in_front("auto", tls=None, address=None, request_seconds=1):
+    with serve_proxy.in_front("auto", host="127.0.0.1", tls=None, address=None, request_seconds=1):
         assert os.environ[haproxy.SWITCH] == "1"
-        assert os.environ["RAY_SERVE_HAPROXY_RETRIES"] == "7", "what a user sets counts"
+        assert os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"] != before["RAY_SERVE_HAPROXY_BINARY_PATH"]
     assert dict(os.environ) == before
 
 
+TLS = Tls("certificate", "key")
+
+
 @pytest.mark.parametrize(
-    ("proxy", "address", "switch"), [("ray", None, None), ("auto", "10.0.0.1:6379", None), ("auto", None, "0")]
+    ("proxy", "changes", "switch"),
+    [
+        ("ray", {}, None),
+        ("auto", {"address": "10.0.0.1:6379"}, None),
+        ("auto", {"host": "192.168.1.5"}, None),
+        ("auto", {"tls": TLS}, None),
+        ("auto", {}, "0"),
+    ],
 )
-def test_elsewhere_nothing_is_changed(monkeypatch, proxy, address, switch):
+def test_elsewhere_nothing_is_changed(monkeypatch, proxy, changes, switch):
     if switch:
         monkeypatch.setenv(haproxy.SWITCH, switch)
     before = dict(os.environ)
-    with serve_proxy.in_front(proxy, tls=None, address=address, request_seconds=1):
+    with serve_proxy.in_front(
+        proxy, **{"host": "127.0.0.1", "tls": None, "address": None, **changes}, request_seconds=1
+    ):
         assert dict(os.environ) == before
 
 
-def test_asked_for_where_it_cannot_be_it_is_an_error(tmp_path):
-    with pytest.raises(SpecError) as caught:
-        run(models=[f"a={tmp_path}"], proxy="haproxy", address="10.0.0.1:6379", tls_certificate="a", tls_key="b")
-    text = str(caught.value)
-    assert "does not speak HTTPS" in text and "when the cluster started" in text
+@pytest.mark.parametrize(
+    ("proxy", "changes", "switch", "match"),
+    [
+        ("haproxy", {"tls": TLS}, None, "does not speak HTTPS"),
+        ("haproxy", {"host": "192.168.1.5"}, None, "does not find replicas"),
+        ("haproxy", {"address": "10.0.0.1:6379"}, None, "when the cluster started"),
+        ("haproxy", {}, "0", "forbids HAProxy"),
+        ("ray", {}, "1", "Ray Serve's proxy is asked for"),
+        ("auto", {"tls": TLS}, "1", "Ray Serve's proxy is asked for"),
+    ],
+)
+def test_what_cannot_be_had_is_an_error(monkeypatch, proxy, changes, switch, match):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if switch:
+        monkeypatch.setenv(haproxy.SWITCH, switch)
+    asked = {"host": "127.0.0.1", "tls": None, "address": None, **changes}
+    with pytest.raises(SpecError, match=match), serve_proxy.in_front(proxy, **asked, request_seconds=1):
+        pass
+
+
+def test_it_is_checked_before_ray_starts(tmp_path):
+    with pytest.raises(SpecError, match=r"serve\.proxy: HAProxy, as Ray Serve sets it up, does not speak HTTPS"):
+        run(models=[f"a={tmp_path}"], proxy="haproxy", tls_certificate="a", tls_key="b")
+
+
+def test_where_haproxy_does_not_run_rays_own_proxy_does(monkeypatch, tmp_path, caplog):
+    broken = tmp_path / "haproxy"
+    broken.write_text("#!/bin/sh\necho no such library >&2; exit 1\n")
+    broken.chmod(0o700)
+    monkeypatch.setattr(haproxy, "program", lambda: str(broken))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    asked = {"host": "127.0.0.1", "tls": None, "address": None, "request_seconds": 1}
+    with serve_proxy.in_front("auto", **asked):
+        assert haproxy.SWITCH not in os.environ
+    assert "no such library" in caplog.text
+    with pytest.raises(SpecError, match="does not run here"), serve_proxy.in_front("haproxy", **asked):
+        pass
