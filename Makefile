@@ -46,11 +46,11 @@ format: env  ## Format and mend what can be mended automatically
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Both take two files at a time: much of what they do is to wait for clusters, and each has clusters of its own.
 test: lint  ## Lint, types, import contracts and the tests (under 25 minutes on 2 cores)
 	@echo "== Tests"
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-# Two files at a time: much of what they do is to wait for clusters, and each has clusters of its own.
 test-slow: env  ## The tests marked slow (with `make test` under an hour on 2 cores)
 	@echo "== Slow tests"
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations 20

@@ -41,7 +41,7 @@ ONNX, INT8 = "ONNX Runtime fp32", "ONNX Runtime int8"
 ROWS = (BASELINE, EAGER, BF16, COMPILED, ONNX, INT8)
 FAN, LIGHT, RADIO = "fan_tiny_8_p4_hybrid", "timm/tf_efficientnet_lite0", "c_radio_v2_vit_base_patch16_224"
 NETWORKS = (FAN, "fan_small_12_p4_hybrid", LIGHT, RADIO)
-JUDGED = 400  # pairs at most, of all labels
+JUDGED = 400  # pairs at most, drawn without regard to their labels
 CALIBRATION = 16  # pairs of noise: they set ranges, and time does not depend on those
 
 
@@ -193,6 +193,7 @@ def works(row: str, name: str, lights: int, graphs: dict[str, bytes]) -> tuple[W
         engine: Any = TorchEngine(network, threads=THREADS, precision=precision, compiled=row == COMPILED)
     else:
         engine = graph_engine(graphs)
+        graphs.clear()  # the runtime has copied what it needs
 
     def kept(test: Any, golden: Any) -> Callable[[], object]:
         halves = engine.prepare_golden(engine.encode(golden))
@@ -211,8 +212,11 @@ def graph_engine(graphs: dict[str, bytes]) -> Any:
     return OnnxRuntimeEngine(graphs.__getitem__, description=description, threads=THREADS)
 
 
-def plain_work(network: Any) -> Way:
-    """Return the baseline's work: two passes, and one convolution over test and golden together."""
+def plain_work(network: Any, *, device: str = "cpu") -> Way:
+    """Return the baseline's work: two passes, and one convolution over test and golden together.
+
+    The network is on the device already.
+    """
     import torch
     from torch.nn import functional as F
 
@@ -239,7 +243,7 @@ def plain_work(network: Any) -> Way:
     def work(test: Any, golden: Any) -> Callable[[], object]:
         @torch.inference_mode()
         def call() -> object:
-            return forward(torch.from_numpy(test), torch.from_numpy(golden)).numpy()
+            return forward(*(torch.from_numpy(each).to(device) for each in (test, golden))).cpu().numpy()
 
         return call
 
@@ -316,14 +320,14 @@ def agreement(name: str, checkpoint: str, spec: str) -> None:
 
 def judge(path: str, spec: str) -> dict[str, tuple[str, str, str]]:
     """Return the cells of `agreement` by row."""
-    from changenet.data.calibration import batches
+    from changenet.data.calibration import batches, drawn
     from changenet.engines.onnxruntime import OnnxRuntimeEngine
     from changenet.engines.torch import TorchEngine
     from changenet.evaluation.comparison import compare_engines
     from changenet.export.graphs import assemble
     from changenet.export.int8 import quantizable, quantize_parts
     from changenet.export.trace import trace_parts
-    from changenet.factory.quantization import calibration_pairs, sampled_pairs
+    from changenet.factory.quantization import calibration_pairs, open_set
     from changenet.model.merging import merged
     from changenet.spec import load_spec
     from changenet.training.checkpoint import build_network, load_checkpoint
@@ -338,7 +342,9 @@ def judge(path: str, spec: str) -> dict[str, tuple[str, str, str]]:
     for row, parts in ((ONNX, floats), (INT8, integers)):
         graphs = {file: graph.SerializeToString() for file, graph in assemble(parts).items()}
         engines[row] = OnnxRuntimeEngine(graphs.__getitem__, description=description)
-    pairs, rows = sampled_pairs(experiment, "test", description, JUDGED)
+    pairs, missing = open_set(experiment, description, ("test",))
+    assert pairs is not None, missing
+    rows = drawn(len(pairs), JUDGED)
     is_defect = pairs.annotations.is_defect[rows]
     cells = {}
     for row, engine in engines.items():

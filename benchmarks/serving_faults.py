@@ -1,7 +1,8 @@
 """Requests while things die: `serving.py --faults`.
 
-Two replicas of a small network answer. First nothing happens and the memory of the replicas is watched; then, during as many
-requests again, a replica is killed, the proxy is killed, and another bundle takes over. The client does what a client in
+Two replicas of a small network answer, each 26th time for a whole board of all pairs. First nothing happens and the memory of the
+replicas is watched; then, during as many requests again, a replica is killed, the proxy is killed, and another bundle takes over.
+The client does what a client in
 a line has to: a request whose connection is refused or breaks before the answer is sent again, on a new connection, under the
 same `X-Request-ID`; so is one that is answered 503. No other answer is asked for twice.
 
@@ -18,6 +19,7 @@ import re
 import signal
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serving_client import TOLERANCE, Call, Sample, connect, drive, read_answer, with_golden, with_golden_id
+from serving_client import TOLERANCE, Call, Sample, board, connect, drive, read_answer, with_golden, with_golden_id
 from serving_processes import HAPROXY, PROXY, REPLICA, below, machine, private_bytes
 from serving_sample import SMALL, closest, judged, workplace, write_boards, write_bundle
 from serving_servers import MODEL, service
@@ -36,20 +38,29 @@ PATIENCE = 180.0  # seconds until a request that nobody answers is given up
 REPLICAS = 2
 REPORT_SECONDS = 12  # Ray hands metrics on every few seconds
 PATH = f"/v1/models/{MODEL}/inspect"
+BEFORE_A_BOARD = 25  # requests for one pair
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, and the numbers of the pairs that it is about."""
+
+    call: Call
+    pairs: Sequence[int]
 
 
 @dataclass
 class Seen:
     """What the client saw."""
 
-    answers: list[tuple[str, int, dict[str, Any]]] = field(default_factory=list)  # id, pair, answer
+    answers: list[tuple[str, Sequence[int], dict[str, Any]]] = field(default_factory=list)  # id, pairs, answer
     others: Counter[int] = field(default_factory=Counter)  # status of answers that are no verdicts
     broken: Counter[str] = field(default_factory=Counter)  # what a connection ended with, before it was tried again
     busy: int = 0
     longest: float = 0.0
 
 
-async def send_all(url: str, calls: Sequence[Call], count: int, seen: Seen) -> None:
+async def send_all(url: str, requests: Sequence[Asked], count: int, seen: Seen) -> None:
     """Send `count` requests over a few connections until each is answered."""
     numbers = iter(range(count))
 
@@ -57,8 +68,8 @@ async def send_all(url: str, calls: Sequence[Call], count: int, seen: Seen) -> N
         reader = writer = None
         for number in numbers:
             begun = time.monotonic()
-            name, pair = f"fault-{number:06d}", number % len(calls)
-            content = calls[pair].content(url, number, name)
+            name, asked = f"fault-{number:06d}", requests[number % len(requests)]
+            content = asked.call.content(url, number, name)
             while True:
                 try:
                     if writer is None:
@@ -83,7 +94,7 @@ async def send_all(url: str, calls: Sequence[Call], count: int, seen: Seen) -> N
                 break
             seen.longest = max(seen.longest, time.monotonic() - begun)
             if status == 200:
-                seen.answers.append((name, pair, json.loads(body)))
+                seen.answers.append((name, asked.pairs, json.loads(body)))
             else:
                 seen.others[status] += 1
 
@@ -100,11 +111,23 @@ def run(chosen: argparse.Namespace) -> None:
         apart = min(map(closest, judgements))
         print(f"{machine()}; {SMALL}, {REPLICAS} replicas, {CONNECTIONS} requests at once")
         print(f"two pairs differ by {apart:.1e} at least; an answer may be off by {TOLERANCE:.0e}")
-        makers = (with_golden_id, with_golden)
-        calls = [makers[number % 2](PATH, sample) for number, sample in enumerate(judgements[0])]
+        requests = requests_for(judgements[0])
+        print(f"a board has {len(requests[-1].call.body) / 2**20:.1f} MiB")
         with service(bundles[0], judgements[0], threads=1, replicas=REPLICAS, proxy=chosen.proxy) as url:
-            watch_memory(url, calls, count)
-            break_things(url, calls, count, bundles, judgements)
+            watch_memory(url, [asked.call for asked in requests], count)
+            break_things(url, requests, count, bundles, judgements)
+
+
+def requests_for(samples: Sequence[Sample]) -> list[Asked]:
+    """Return a request for each pair, and a board of all pairs after some of them."""
+    makers = (with_golden_id, with_golden)
+    whole = Asked(board(f"{PATH}_batch", samples), range(len(samples)))
+    requests = []
+    for number, sample in enumerate(samples):
+        requests.append(Asked(makers[number % 2](PATH, sample), (number,)))
+        if number % BEFORE_A_BOARD == BEFORE_A_BOARD - 1:
+            requests.append(whole)
+    return requests
 
 
 def watch_memory(url: str, calls: Sequence[Call], count: int) -> None:
@@ -123,13 +146,13 @@ def watch_memory(url: str, calls: Sequence[Call], count: int) -> None:
 
 
 def break_things(
-    url: str, calls: Sequence[Call], count: int, bundles: Sequence[str], judgements: Sequence[Sequence[Sample]]
+    url: str, requests: Sequence[Asked], count: int, bundles: Sequence[str], judgements: Sequence[Sequence[Sample]]
 ) -> None:
     """Send the requests, kill and swap meanwhile, and print the reckoning."""
     seen = Seen()
     time.sleep(REPORT_SECONDS)
     before = counted()
-    thread = threading.Thread(target=lambda: asyncio.run(send_all(url, calls, count, seen)), daemon=True)
+    thread = threading.Thread(target=lambda: asyncio.run(send_all(url, requests, count, seen)), daemon=True)
     started = time.monotonic()
     thread.start()
 
@@ -159,8 +182,12 @@ def swap(url: str, bundle: str) -> str:
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return str(json.load(answer)["version"])
-        except ConnectionError:
-            time.sleep(1)
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+        except OSError:
+            pass
+        time.sleep(1)
     raise TimeoutError(url)
 
 
@@ -179,16 +206,22 @@ def reckon(
     expected = {read_bundle(bundle).version: samples for bundle, samples in zip(bundles, judgements, strict=True)}
     wrong = 0
     versions: Counter[str] = Counter()
-    for _, pair, answer in seen.answers:
+    verdicts = 0
+    for _, pairs, answer in seen.answers:
         versions[answer["version"]] += 1
-        score = expected[answer["version"]][pair].score
-        prediction = "FAIL" if score > answer["threshold"] else "PASS"
-        wrong += abs(answer["score"] - score) > TOLERANCE * max(1, abs(score)) or answer["prediction"] != prediction
+        for pair, row in zip(pairs, answer.get("results", [answer]), strict=True):
+            verdicts += 1
+            score = expected[answer["version"]][pair].score
+            prediction = "FAIL" if score > row["threshold"] else "PASS"
+            off = row["score"] is None or abs(row["score"] - score) > TOLERANCE * max(1, abs(score))
+            wrong += off or row["prediction"] != prediction
     lines = logged()
     answered = {name for name, _, _ in seen.answers}
+    boards = sum("results" in answer for _, _, answer in seen.answers)
     print(
-        f"{count} requests in {seconds:.0f} s: {len(answered)} verdicts, {dict(seen.others)} other answers, {wrong} wrong"
+        f"{count} requests in {seconds:.0f} s: {len(answered)} answered, {boards} of them boards, with {verdicts} verdicts"
     )
+    print(f"  {dict(seen.others)} other answers, {wrong} wrong verdicts")
     print(f"  by version {dict(versions)}; the longest wait {seen.longest:.1f} s")
     print(
         f"  sent again by the client: {sum(seen.broken.values())} broken {dict(seen.broken)}, {seen.busy} answered 503"
@@ -197,10 +230,12 @@ def reckon(
     print(f"  in the log of the service: {len(answered & lines.keys())} of these requests; {twice} judged once more")
     time.sleep(REPORT_SECONDS)
     print(f"  in its metrics: {counted() - before} verdicts (a killed replica takes its last seconds with it)")
+    if wrong or seen.others or len(answered) != count:
+        raise SystemExit("Requests were lost, refused or judged wrongly.")
 
 
 def logged() -> Counter[str]:
-    """Return how often the replicas' logs have a verdict for each request."""
+    """Return how often the replicas' logs have an answer for each request."""
     import ray
 
     folder = Path(ray._private.worker._global_node.get_logs_dir_path(), "serve")
@@ -209,7 +244,7 @@ def logged() -> Counter[str]:
         for line in path.read_text(errors="replace").splitlines():
             if '"fault-' in line:
                 record = json.loads(line)
-                if record.get("status") == 200 and "prediction" in record:
+                if record.get("status") == 200 and record.keys() & {"prediction", "rows"}:
                     found[record["http_request_id"]] += 1
     return found
 

@@ -1,6 +1,7 @@
-"""What Ray Serve's own options for throughput give: `serving.py --options`.
+"""What Ray Serve's own options for throughput give, and what passing requests on costs: `serving.py --options`.
 
-They are environment variables that count when Ray starts, so each row is a process with a Ray of its own. The network is so
+They are environment variables that count when Ray starts, so each row is a process with a Ray of its own; one row is a model
+with a replica of its own instead, to which requests are passed on. The network is so
 small that servers, not engines, are what is measured.
 """
 
@@ -22,11 +23,13 @@ from serving_servers import MODEL, Clients, service
 from serve import haproxy
 
 BASE = "as `changenet serve` starts it, with HAProxy"
+ALONE = "the same, the model in a replica of its own"
 OWN_THREAD = "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"
 BUFFERED = {"RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000", "RAY_SERVE_LOG_TO_STDERR": "0"}
 OWN_PROXY = {haproxy.SWITCH: "0"}
 OPTIONS = {
     BASE: {},
+    ALONE: {},
     "HAProxy, our code in the replica's main loop": {OWN_THREAD: "0"},
     "HAProxy, logs buffered, none to stderr": BUFFERED,
     "HAProxy, workers at Ray's niceness of 15": {"RAY_worker_niceness": "15"},
@@ -49,7 +52,7 @@ def run(chosen: argparse.Namespace) -> None:
         print("| option | " + " | ".join(HEADS) + " |\n|---|" + "---|" * len(HEADS))
         for name, variables in OPTIONS.items():
             environment = {**os.environ, **variables}
-            command = [sys.executable, __file__, str(folder), bundle, str(chosen.seconds)]
+            command = [sys.executable, __file__, str(folder), bundle, str(chosen.seconds), *([ALONE] * (name == ALONE))]
             answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
             if answer.returncode:
                 print(f"| {name} | does not run |", flush=True)
@@ -77,11 +80,11 @@ def _cells(case: dict[str, float], base: dict[str, float]) -> list[str]:
     ]
 
 
-def measure(samples: list[Sample], bundle: str, seconds: float) -> dict[str, float]:
+def measure(samples: list[Sample], bundle: str, seconds: float, *, alone: bool) -> dict[str, float]:
     """Measure the service in this process's environment."""
     path = f"/v1/models/{MODEL}/inspect"
     singles = [with_golden_id(path, each) for each in samples]
-    with Clients() as clients, service(bundle, samples, threads=1) as url:
+    with Clients() as clients, service(bundle, samples, threads=1, alone=alone) as url:
         clients.drive(url, singles, 32, seconds=3)
         lone = clients.drive(url, singles, 1, seconds=seconds)
         proxies = [*below(os.getpid(), PROXY), *below(os.getpid(), HAPROXY)]
@@ -102,6 +105,6 @@ def measure(samples: list[Sample], bundle: str, seconds: float) -> dict[str, flo
 
 
 if __name__ == "__main__":
-    folder, bundle, seconds = sys.argv[1:]
+    folder, bundle, seconds, *options = sys.argv[1:]
     boards = write_boards(Path(folder, "boards"), 100)
-    print(json.dumps(measure(judged(bundle, boards), bundle, float(seconds))))
+    print(json.dumps(measure(judged(bundle, boards), bundle, float(seconds), alone=ALONE in options)))

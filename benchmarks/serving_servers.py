@@ -34,15 +34,24 @@ class Clients(ProcessPoolExecutor):
 
 @contextmanager
 def service(
-    bundle: str, samples: Sequence[Sample], *, threads: int, replicas: int = 1, proxy: str = "auto"
+    bundle: str,
+    samples: Sequence[Sample],
+    *,
+    threads: int,
+    replicas: int = 1,
+    proxy: str = "auto",
+    alone: bool = False,
 ) -> Iterator[str]:
-    """Run the service with the goldens of the samples registered, on a Ray of its own, and give its URL."""
+    """Run the service with the goldens of the samples registered, on a Ray of its own, and give its URL.
+
+    With `alone` the model has a replica of its own, and that of the service passes requests on.
+    """
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     from ray_jobs.listening import free_port
     from ray_jobs.serve import start
     from serve.settings import ModelSettings, ServiceSettings
 
-    models = (ModelSettings(name=MODEL, bundle=bundle),)
+    models = (ModelSettings(name=MODEL, bundle=bundle, replicas=1 if alone else None),)
     with tempfile.TemporaryDirectory() as folder:
         settings = ServiceSettings(models=models, goldens_dir=folder, cpus=threads, replicas=replicas)
         with start(settings, port=free_port(), proxy=proxy) as running:

@@ -18,13 +18,20 @@ __all__ = ["__version__", "load"]
 
 
 def load(
-    path: str, engine: str = "auto", *, encryption_key: str | None = None, trusted_keys: Sequence[KeySource] = ()
+    path: str,
+    engine: str = "auto",
+    *,
+    device: str | None = None,
+    encryption_key: str | None = None,
+    trusted_keys: Sequence[KeySource] = (),
 ) -> Inspector:
-    """Return an `Inspector` for a checkpoint file or a bundle directory.
+    """Return an `Inspector` for a checkpoint file, a bundle directory or a TensorRT engine file.
 
     Args:
-        path: A checkpoint (`.pth`) or a bundle directory.
-        engine: `auto`, `torch` or `onnxruntime`.
+        path: A checkpoint (`.pth`), a bundle directory, or an engine that `changenet gen_trt_engine` wrote.
+        engine: `auto`, `torch`, `onnxruntime` or `tensorrt`.
+        device: `cpu`, `cuda` or `cuda:N`, as for `changenet.engines.load_engine`. None: the CPU, but the first GPU for TensorRT,
+            which `auto` takes where the bundle has an engine for it.
         encryption_key: The passphrase of an encrypted checkpoint or bundle.
         trusted_keys: Public keys, as files or PEM text: the path must be a bundle that one of them signed. Without any
             a signature is not looked at.
@@ -37,4 +44,4 @@ def load(
     """
     from changenet.inspection import Inspector
 
-    return Inspector.load(path, engine=engine, encryption_key=encryption_key, trusted_keys=trusted_keys)
+    return Inspector.load(path, engine=engine, device=device, encryption_key=encryption_key, trusted_keys=trusted_keys)

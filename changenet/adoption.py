@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from changenet.agreement import ARGUMENTS, CLASSIFY, DATA, compare, facts, filled, written
+from changenet.agreement import ARGUMENTS, compare, facts, filled, written
 from changenet.description import ModelDescription
 from changenet.errors import ChangeNetError, Problem, SpecError
 from changenet.factory import describe, describe_tao, network_arguments
 from changenet.model.catalogue import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD
 from changenet.spec import Experiment
 from changenet.spec.cross_checks import check
-from changenet.spec.keys import plain
+from changenet.spec.keys import CLASSIFY, DATA, plain
 from changenet.spec.stored import read_stored
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-AUGMENTATION = "augmentation_config"
 # What null or nothing means in every release of TAO, where no tensor shows it (reference 2.4).
 _TAO_DEFAULTS: dict[str, Any] = {"concat_type": "linear", "num_golden": 1}
 _TAO_STATISTICS = {"rgb_input_mean": list(IMAGENET_MEAN), "rgb_input_std": list(IMAGENET_STD)}
@@ -64,10 +63,10 @@ def spec_inside(tao: TaoCheckpoint) -> Experiment | None:
     spec = copy.deepcopy(tao.spec)
     if isinstance(data := spec["dataset"].get("classify"), dict):
         _set_unset(data, _TAO_DEFAULTS)
-        if data.get(AUGMENTATION) is None:
-            data[AUGMENTATION] = {}
-        if isinstance(data[AUGMENTATION], dict):
-            _set_unset(data[AUGMENTATION], _TAO_STATISTICS)
+        if data.get("augmentation_config") is None:
+            data["augmentation_config"] = {}
+        if isinstance(augmentation := data["augmentation_config"], dict):
+            _set_unset(augmentation, _TAO_STATISTICS)
     stored = read_stored(spec)
     try:
         _facts(stored)

@@ -13,16 +13,13 @@ from changenet.description import ModelDescription
 from changenet.errors import Problem
 from changenet.factory import describe, network_arguments
 from changenet.spec import Experiment, encoders
-from changenet.spec.keys import plain
+from changenet.spec.keys import AUGMENTATION, CLASSIFY, DATA, plain
 from changenet.spec.section import Section
 from changenet.spec.stored import read_stored
 from changenet.spec.tree import get, parse_path
 
 SomeSection = TypeVar("SomeSection", bound=Section)
 
-DATA = "dataset.classify"
-CLASSIFY = "model.classify"
-AUGMENTATION = f"{DATA}.augmentation_config"
 # Arguments of the network and the keys that give them; (key, difference modules that it matters to).
 _BOTH, _LEARNABLE, _EUCLIDEAN = ("learnable", "euclidean"), ("learnable",), ("euclidean",)
 ARGUMENTS: dict[str, tuple[str, tuple[str, ...]]] = {

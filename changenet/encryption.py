@@ -208,12 +208,17 @@ def write_model(path: str | os.PathLike[str], encryption_key: str | None) -> Ite
         path: File or URI.
         encryption_key: The passphrase; None or empty writes in the clear.
     """
-    with storage.atomic_write(path) as file:
-        if not encryption_key:
-            yield file
-        else:
-            with SealedWriter(file, encryption_key) as sealed:
-                yield sealed  # type: ignore[misc]
+    try:
+        with storage.atomic_write(path) as file:
+            if not encryption_key:
+                yield file
+            else:
+                with SealedWriter(file, encryption_key) as sealed:
+                    yield sealed  # type: ignore[misc]
+    except RuntimeError as error:
+        if isinstance(hidden := error.__context__, OSError):  # torch.save puts its own words in the place of the disk's
+            raise OSError(hidden.errno, hidden.strerror, str(path)) from error
+        raise
 
 
 def read_model(path: str | os.PathLike[str], encryption_key: str | None) -> io.BytesIO:

@@ -1,9 +1,10 @@
-"""The errors a user can cause: each says what is wrong, where, and what to do about it."""
+"""The errors a user can mend: each says what is wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Problem:
 
 
 class ChangeNetError(Exception):
-    """Base of the errors that the command line reports as one line a problem, with exit code 2.
+    """Base of the errors that the command line reports as one line a problem, and ends with their `exit_code`.
 
     >>> str(DataError("no such file", where="train.csv:3", fix="Check images_dir."))
     'train.csv:3: no such file. Check images_dir.'
     """
+
+    exit_code: ClassVar[int] = 2  # the user's input is wrong
 
     def __init__(self, what: str | Iterable[Problem], *, where: str = "", fix: str = "") -> None:
         problems = (Problem(what, where, fix),) if isinstance(what, str) else tuple(what)
@@ -56,3 +59,9 @@ class CheckpointError(ChangeNetError):
 
 class EngineError(ChangeNetError):
     """An inference engine, or the package or device it needs, is not available here."""
+
+
+class RunError(ChangeNetError):
+    """What the user gave is right, and cannot be done all the same: the machine is overloaded, another run holds the folder."""
+
+    exit_code = 1

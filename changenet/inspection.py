@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from changenet.bundle import Bundle
 from changenet.data.images import MAX_PIXELS, PictureSource, decode_picture
+from changenet.data.lights import Pixels
 from changenet.description import BINARY_CLASSES, ModelDescription
 from changenet.engines import Engine, load_engine
 from changenet.engines.choice import self_test
@@ -32,7 +33,6 @@ Picture: TypeAlias = PictureSource | Mapping[str, PictureSource]
 """A path, encoded bytes, a Pillow picture or an array (H, W[, 3]); with several lights a mapping of light to these."""
 
 Goldens: TypeAlias = Picture | Sequence[Picture]
-Pixels: TypeAlias = NDArray[np.uint8]
 
 BATCH = 16
 
@@ -101,7 +101,7 @@ class Inspector:
 
     @property
     def engine_name(self) -> str:
-        """The runtime: `torch` or `onnxruntime`."""
+        """The runtime: `torch`, `onnxruntime` or `tensorrt`."""
         return self.engine.name
 
     def with_threshold(self, value: float) -> Inspector:

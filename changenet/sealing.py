@@ -8,7 +8,8 @@ from pathlib import Path
 
 from changenet import encryption, storage
 from changenet.bundle import is_bundle, read_bundle, write_bundle
-from changenet.errors import CheckpointError
+from changenet.engines.tensorrt_files import is_engine_file, note_of, renew_note
+from changenet.errors import CheckpointError, Problem
 from changenet.signing import SIGNATURE
 from changenet.storage import sha256
 
@@ -63,9 +64,10 @@ def _reseal(source: str, passphrase: str, *, target: str | None, overwrite: bool
     if not whole and is_bundle(parent := storage.parent(source)):
         what = "belongs to a bundle, whose manifest holds its SHA-256"
         raise CheckpointError(what, where=source, fix=f"Give the bundle: {parent}")
-    if not overwrite and storage.exists(target):
+    replaced = [target, *([note_of(target)] if is_engine_file(source) else [])]
+    if not overwrite and (there := [each for each in replaced if storage.exists(each)]):
         fix = "Add --overwrite to replace it, or --out FOLDER to write elsewhere."
-        raise CheckpointError("exists", where=target, fix=fix)
+        raise CheckpointError([Problem("exists", each, fix) for each in there])
     return (_reseal_bundle if whole else _reseal_file)(source, target, passphrase, encrypt=encrypt)
 
 
@@ -73,8 +75,12 @@ def _reseal_file(source: str, target: str, passphrase: str, *, encrypt: bool) ->
     _check_state([encryption.is_sealed(source)], source, encrypt=encrypt)
     content = encryption.read_model(source, passphrase)
     size = content.getbuffer().nbytes
-    with encryption.write_model(target, passphrase if encrypt else None) as file:
-        shutil.copyfileobj(content, file)
+    engine = is_engine_file(source)
+    with storage.or_as_before(*([target, note_of(target)] if engine else [])):
+        with encryption.write_model(target, passphrase if encrypt else None) as file:
+            shutil.copyfileobj(content, file)
+        if engine:
+            renew_note(target, source=source)
     return Resealed(target, 1, size)
 
 

@@ -1,4 +1,4 @@
-"""Files and URIs: atomic writes, the pointer to the latest file, and the lock that keeps two runs out of one folder.
+"""Files and URIs: atomic writes, and the pointer to the latest file.
 
 Every path may be local or any URI that fsspec knows (`s3://…`, `gs://…`, `memory://…`).
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import IO, Any
 
 import fsspec
 
-from changenet.errors import ChangeNetError, DataError
+from changenet.errors import DataError
 
 POINTER_SUFFIX = ".pointer"
 
@@ -47,30 +46,56 @@ def parent(path: str | os.PathLike[str]) -> str:
     return str(path).rstrip("/").rpartition("/")[0] if is_uri(path) else str(Path(path).parent)
 
 
+def is_inside(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
+    """Say whether a path or URI is a folder or lies in it; links of local ones are followed.
+
+    >>> is_inside("s3://bucket/run/a.pth", "s3://bucket/run/"), is_inside("s3://bucket/runs", "s3://bucket/run")
+    (True, False)
+    """
+    if is_uri(path) or is_uri(folder):
+        return f"{path}/".startswith(f"{str(folder).rstrip('/')}/")
+    return Path(path).resolve().is_relative_to(Path(folder).resolve())
+
+
+def file_name(path: str | os.PathLike[str]) -> str:
+    """Return the last part of a path or URI.
+
+    >>> file_name("s3://bucket/folder/"), file_name("folder/file")
+    ('folder', 'file')
+    """
+    return str(path).rstrip("/").rpartition("/")[2]
+
+
 def absolute(path: str | os.PathLike[str]) -> str:
     """Return the path as processes with another working directory need it; URIs stay."""
     return str(path) if is_uri(path) else str(Path(path).absolute())
 
 
+def _place(path: str | os.PathLike[str]) -> tuple[Any, str]:
+    """Return the file system of a path, and the path inside it; listings are not remembered, as others write there too."""
+    file_system, inside = fsspec.core.url_to_fs(str(path), use_listings_cache=False)
+    return file_system, inside
+
+
 def make_folder(folder: str | os.PathLike[str]) -> str:
     """Create the folder with its parents if it is missing, and return it as text."""
-    file_system, inside = fsspec.core.url_to_fs(str(folder))
+    file_system, inside = _place(folder)
     file_system.makedirs(inside, exist_ok=True)
     return str(folder)
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
     """Say whether a file or folder is there."""
-    file_system, inside = fsspec.core.url_to_fs(str(path))
+    file_system, inside = _place(path)
     return bool(file_system.exists(inside))
 
 
 def names_inside(folder: str | os.PathLike[str]) -> list[str]:
     """Return the names in a folder, sorted; none where it is no folder."""
-    file_system, inside = fsspec.core.url_to_fs(str(folder))
+    file_system, inside = _place(folder)
     if not file_system.isdir(inside):
         return []
-    return sorted(str(name).rstrip("/").rpartition("/")[2] for name in file_system.ls(inside, detail=False))
+    return sorted(file_name(name) for name in file_system.ls(inside, detail=False))
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -79,10 +104,10 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     Raises:
         DataError: There is no such file.
     """
+    file_system, inside = _place(path)
     try:
-        with fsspec.open(str(path), "rb") as file:
-            content: bytes = file.read()
-            return content
+        content: bytes = file_system.cat_file(inside)  # one request: nobody can replace the file in the middle of it
+        return content
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise DataError("no such file", where=str(path), fix="Check the path.") from error
 
@@ -115,7 +140,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     whole objects by themselves; there an error on the way leaves the old object.
     """
     if is_uri(path):
-        file_system, inside = fsspec.core.url_to_fs(str(path))
+        file_system, inside = _place(path)
         with tempfile.SpooledTemporaryFile(max_size=64 << 20) as spool:
             yield spool
             spool.seek(0)
@@ -150,11 +175,32 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
     write_bytes(path, content.encode("utf-8"))
 
 
+@contextlib.contextmanager
+def or_as_before(*paths: str) -> Iterator[None]:
+    """Put files back as they were, or delete those that were not there, if what is done inside fails."""
+    before = {path: read_bytes(path) if exists(path) else None for path in paths}
+    try:
+        yield
+    except BaseException:
+        for path, content in before.items():
+            if content is None:
+                remove(path)
+            else:
+                write_bytes(path, content)
+        raise
+
+
 def remove(path: str | os.PathLike[str]) -> None:
     """Delete a file if it is there."""
-    file_system, inside = fsspec.core.url_to_fs(str(path))
+    file_system, inside = _place(path)
     with contextlib.suppress(FileNotFoundError):
         file_system.rm_file(inside)
+
+
+def rename(path: str | os.PathLike[str], new: str | os.PathLike[str]) -> None:
+    """Give a file another name in its folder; what has that name already is replaced."""
+    file_system, inside = _place(path)
+    file_system.mv(inside, _place(new)[1])
 
 
 def set_aside(folder: str | os.PathLike[str]) -> str | None:
@@ -167,8 +213,8 @@ def set_aside(folder: str | os.PathLike[str]) -> str | None:
     if not names:
         return None
     aside = f"{str(folder).rstrip('/')}-until-{time.strftime('%Y%m%d-%H%M%S')}"
-    file_system, inside = fsspec.core.url_to_fs(str(folder))
-    _, beside = fsspec.core.url_to_fs(make_folder(aside))
+    file_system, inside = _place(folder)
+    _, beside = _place(make_folder(aside))
     for name in names:
         file_system.mv(f"{inside}/{name}", f"{beside}/{name}", recursive=True)
     return aside
@@ -176,9 +222,17 @@ def set_aside(folder: str | os.PathLike[str]) -> str | None:
 
 def remove_folder(path: str | os.PathLike[str]) -> None:
     """Delete a folder with all that is in it, if it is there."""
-    file_system, inside = fsspec.core.url_to_fs(str(path))
+    file_system, inside = _place(path)
     with contextlib.suppress(FileNotFoundError):
         file_system.rm(inside, recursive=True)
+
+
+def remove_empty_folder(path: str | os.PathLike[str]) -> None:
+    """Delete a folder if it is there and nothing is in it."""
+    file_system, inside = _place(path)
+    with contextlib.suppress(OSError):  # somebody wrote into it meanwhile
+        if file_system.isdir(inside) and not file_system.ls(inside, detail=False):
+            file_system.rmdir(inside)
 
 
 def append_line(path: str | os.PathLike[str], line: str) -> None:
@@ -205,60 +259,9 @@ def set_latest(pointer: str | os.PathLike[str], target_name: str) -> None:
 
 
 def resolve_latest(pointer: str | os.PathLike[str]) -> str | None:
-    """Return the file that `pointer` names, or None when nothing was written yet or the file is gone."""
+    """Return the file that `pointer` names, which may be gone by now; None when nothing was written yet."""
     if is_uri(pointer):
         note = f"{pointer}{POINTER_SUFFIX}"
-        if not exists(note):
-            return None
-        target = join(str(pointer).rsplit("/", 1)[0], read_text(note).strip())
-        return target if exists(target) else None
-    return str(Path(pointer).resolve()) if Path(pointer).exists() else None
-
-
-class RunLock(contextlib.AbstractContextManager["RunLock"]):
-    """Keeps two runs out of one local folder; a lock whose process is gone is taken over.
-
-    The operating system's lock on `FOLDER/.lock` is held, so nothing has to be cleaned up after a crash. Object stores
-    have no locks: there it does nothing.
-
-    Raises:
-        ChangeNetError: Another run holds the folder (the message says which), or nothing can be written there.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._folder = str(folder)
-        self._file: IO[Any] | None = None
-
-    def __enter__(self) -> RunLock:
-        fix = "Choose another results_dir."
-        if is_uri(self._folder):
-            try:
-                fsspec.core.url_to_fs(self._folder)
-            except (ImportError, ValueError) as error:
-                raise ChangeNetError(f"cannot be reached ({error})", where=self._folder, fix=fix) from error
-            return self
-        import fcntl
-
-        try:
-            file = Path(make_folder(self._folder), ".lock").open("a+", encoding="utf-8")
-        except OSError as error:
-            raise ChangeNetError(f"cannot be written ({error.strerror})", where=self._folder, fix=fix) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
-            raise ChangeNetError(
-                f"in use by {holder}", where=self._folder, fix="Wait for that run to end or choose another results_dir."
-            ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.flush()
-        self._file = file
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        return join(parent(pointer), read_text(note).strip()) if exists(note) else None
+    link = Path(pointer)
+    return str(link.resolve()) if link.is_symlink() or link.exists() else None

@@ -13,8 +13,9 @@ import yaml
 
 from changenet import storage
 from changenet.errors import ChangeNetError, CheckpointError, DataError, EngineError, Problem, SpecError
+from changenet.run_lock import RunLock
 from changenet.spec import Experiment, load_spec
-from ray_jobs.failures import cluster_failure
+from ray_jobs.failures import cluster_failure, file_failure
 from ray_jobs.status import StatusLog
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Action(contextlib.AbstractContextManager["Action"]):
         self.experiment = experiment
         self.folder = experiment.action_dir(name)
         self.status = StatusLog(storage.join(self.folder, "status.json"))
-        self._lock = storage.RunLock(self.folder)
+        self._lock = RunLock(self.folder)
 
     @classmethod
     def load(cls, name: str, spec: str, overrides: Sequence[str] = (), *, fresh: bool = False) -> Action:
@@ -113,7 +114,7 @@ def _failure(error: BaseException) -> str:
 def _first_line(error: BaseException) -> str:
     if isinstance(error, ChangeNetError):
         return str(error.problems[0])
-    if failure := cluster_failure(error):
+    if failure := file_failure(error) or cluster_failure(error):
         return str(failure)
     return (str(error) or type(error).__name__).splitlines()[0]
 

@@ -48,7 +48,13 @@ def splits_of(experiment: Experiment) -> list[Split]:
     data = experiment.dataset.classify
     named = [name for name in SPLITS if getattr(data, f"{name}_dataset").csv_path]
     return [
-        Split(name=name, csv_path=files.csv_path, images_dir=files.images_dir, labelled=name != "infer")
+        Split(
+            name=name,
+            csv_path=files.csv_path,
+            images_dir=files.images_dir,
+            labelled=name != "infer",
+            scored=name in ("test", "infer"),
+        )
         for name, files in zip(named, experiment.files(*named), strict=True)
     ]
 

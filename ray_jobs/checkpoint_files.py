@@ -9,8 +9,7 @@ from typing import Any
 from changenet import storage
 from changenet.spec import Experiment
 from changenet.training.checkpoint import Checkpoint, save_checkpoint
-from ray_jobs.metrics_csv import read_epochs
-from ray_jobs.train_log import METRICS
+from ray_jobs.metrics_csv import METRICS, read_epochs
 
 LATEST = "changenet_model_classify_latest.pth"
 BEST = "model_best.pth"
@@ -25,16 +24,23 @@ def checkpoint_name(epoch: int, step: int) -> str:
     return f"model_epoch_{epoch:03d}_step_{step:05d}.pth"
 
 
-def file_name(path: str | None) -> str | None:
-    """Return the last part of a path or URI: machines may see the folders before it under other names."""
-    return None if path is None else path.rpartition("/")[2]
+def is_checkpoint_name(name: str) -> bool:
+    """Say whether a file may be one that `checkpoint_name` named."""
+    return name.startswith("model_epoch_") and name.endswith(".pth")
+
+
+def latest_name(folder: str) -> str | None:
+    """Return the name of a folder's latest checkpoint: machines may see the folder itself under other names."""
+    path = storage.resolve_latest(storage.join(folder, LATEST))
+    return None if path is None else storage.file_name(path)
 
 
 class CheckpointFiles:
     """The checkpoints of a run's folder. Rank 0 alone has one.
 
     Periodic ones and `model_best.pth` are always written; with `train.checkpointer.enable_topk` the `save_top_k` best
-    epochs have files of their own, and with `replace_periodic` only the newest periodic one stays, for a run to go on from.
+    epochs have files of their own, and with `replace_periodic` only the newest periodic one stays, for a run to go on from:
+    those that this run has written before go, and no other file.
 
     Args:
         folder: RESULTS/train.
@@ -48,15 +54,15 @@ class CheckpointFiles:
         self._monitor, mode = experiment.monitor
         self._sign = 1.0 if mode == "min" else -1.0
         self._ranking: list[tuple[float, str]] = []
-        self._periodic: list[str] = []
-        for figures in read_epochs(folder):
-            if figures["epoch"] < first_epoch:
-                self._rank(figures)
-        if self._settings.replace_periodic:
-            # The one that the spec names is not pruned: the next start asks for it.
-            named = file_name(experiment.train.resume_training_checkpoint_path)
-            names = [name for name in storage.names_inside(folder) if name != named]
-            self._periodic = [name for name in names if name.startswith("model_epoch_") and name.endswith(".pth")]
+        before = [figures for figures in read_epochs(folder) if figures["epoch"] < first_epoch]
+        for figures in before:
+            self._rank(figures)
+        train = experiment.train
+        # Those that the spec names stay: the next start asks for them.
+        spared = (train.resume_training_checkpoint_path, train.pretrained_model_path)
+        written = {checkpoint_name(int(figures["epoch"]), int(figures["step"])) for figures in before}
+        mine = {*written, latest_name(folder)} - {storage.file_name(path) for path in spared if path}
+        self._periodic = [name for name in storage.names_inside(folder) if name in mine]
 
     def is_ranked(self, figures: Mapping[str, Any]) -> bool:
         """Say whether an epoch is one of the best so far, which get a file of their own."""

@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Mapping
 
-from changenet.errors import ChangeNetError
+from changenet.errors import ChangeNetError, RunError
 
 # Read by Ray and by OpenMP when a process starts; a local Ray hands them on to its workers.
 ENVIRONMENT = {
@@ -29,7 +29,8 @@ def connect(address: str | None = None) -> None:
     A Ray that this process is already connected to is kept.
 
     Raises:
-        ChangeNetError: There is no Ray at the address, it lets nobody in, or Ray does not start here.
+        ChangeNetError: There is no Ray at the address, or it lets nobody in.
+        RunError: Ray does not start here.
     """
     os.environ.update(ENVIRONMENT)
     # Ray Data makes Ray log an error that is none; what really fails is raised. A value that is set stays.
@@ -46,7 +47,7 @@ def connect(address: str | None = None) -> None:
         ray.init(
             address=target,
             logging_level=logging.ERROR,
-            log_to_driver=False,  # the board of ray_jobs.follow shows what a user needs
+            log_to_driver=False,  # ray_jobs.run_monitor shows what a user needs
             include_dashboard=False if local else None,
             runtime_env=None if local else {"env_vars": ENVIRONMENT},
         )
@@ -54,7 +55,7 @@ def connect(address: str | None = None) -> None:
         said = next(iter(str(error).splitlines()), type(error).__name__)
         if local:
             fix = "The machine may be overloaded, or full: run the same command again when it is not."
-            raise ChangeNetError(f"Ray does not start on this machine ({said})", fix=fix) from error
+            raise RunError(f"Ray does not start on this machine ({said})", fix=fix) from error
         fix = "See that `ray status` answers there, with the same Ray version, and that the token is the cluster's."
         raise ChangeNetError(f"the Ray cluster cannot be joined ({said})", where=target, fix=fix) from error
     if callable(on_terminate):  # Ray puts its own in place, which ends the process in the middle of things

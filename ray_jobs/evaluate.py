@@ -13,20 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from changenet import storage
+from changenet.bundle import is_bundle, read_bundle
 from changenet.data.pairs import PairSource
 from changenet.description import BINARY_CLASSES, Threshold
+from changenet.errors import DataError
 from changenet.evaluation.metrics import decision_metrics
 from changenet.evaluation.report.cases import Case, select_cases
 from changenet.evaluation.report.html import Gallery, write_report
 from changenet.evaluation.report.wording import number, percent
 from ray_jobs.action import Action
 from ray_jobs.console import out, result_table
-from ray_jobs.scoring import Scored, write_scores
+from ray_jobs.quantize_comparison import comparisons_in
+from ray_jobs.scores_csv import check_columns, write_scores
+from ray_jobs.scoring import Scored
 from ray_jobs.trained import TrainedNetwork
 
 logger = logging.getLogger(__name__)
 
-COMPARISON = "comparison.json"
+FILE = "evaluate.csv"
 
 
 def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None) -> int:
@@ -40,6 +44,7 @@ def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None)
     with Action.load("evaluate", spec, overrides) as action:
         trained = TrainedNetwork(action.experiment, "evaluate", address=address)
         source = trained.rows("test")
+        check_columns(source.annotations)
         threshold = trained.threshold()
         scored = trained.score(source, threshold=threshold, title="Evaluating")
         figures = _write(action, trained, source, scored, threshold)
@@ -47,7 +52,7 @@ def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None)
         _log_like_tao(figures)
         action.status.write("RUNNING", "Test metrics generated.", kpi=figures["tao"])
         _print_figures(figures, action.folder)
-        scored.raise_errors(source.annotations)
+        scored.raise_errors(source.annotations, written=action.path(FILE))
     return 0
 
 
@@ -56,7 +61,7 @@ def _write(
 ) -> dict[str, Any]:
     """Write every file of the evaluation and return the figures."""
     annotations, classes, good = source.annotations, trained.description.classes, scored.good
-    write_scores(action.path("evaluate.csv"), annotations, scored)
+    write_scores(action.path(FILE), annotations, scored)
     assert annotations.labels is not None
     scores, is_defect = scored.scores[good], annotations.is_defect[good]
     figures = decision_metrics(
@@ -84,13 +89,29 @@ def _write(
 
 
 def comparison_of(path: str, quantized_to: str) -> dict[str, Any] | None:
-    """Return what `changenet quantize` found about a network: beside it, or of it in the folder of that action."""
-    beside = storage.join(storage.parent(path), COMPARISON)
-    for file in (beside, storage.join(storage.absolute(quantized_to), COMPARISON)):
-        if storage.exists(file):
+    """Return what `changenet quantize` found about a file that it wrote, or that it read; the files' content tells.
+
+    Args:
+        path: The file, or a bundle of what it holds.
+        quantized_to: The folder of that action, where one is looked for after the file's own folder.
+    """
+    bundle = read_bundle(path).manifest if is_bundle(path) else None
+    folders = [quantized_to] if bundle else [storage.parent(path), quantized_to]
+    for file in (file for folder in folders for file in comparisons_in(folder)):
+        try:
             found: dict[str, Any] = json.loads(storage.read_text(file))
-            if file == beside or storage.absolute(found["checkpoint"]) == path:
+            about = {found["artifact_sha256"], found["checkpoint_sha256"], found.get("weights_sha256")}
+            measured = {(row["engine"], row["precision"]) for row in found["engines"]}
+        except (DataError, ValueError, TypeError, KeyError) as error:
+            logger.warning("%s is left out of the report: it cannot be read (%s).", file, error)
+            continue
+        if bundle is None:
+            if storage.file_sha256(path) in about:
                 return found
+        elif bundle.weights_sha256 in about and any(
+            each.precision == "fp32" or (each.runtime, each.precision) in measured for each in bundle.engines
+        ):
+            return found
     return None
 
 

@@ -11,20 +11,23 @@ from changenet import storage
 from changenet.adoption import SpecDescribes
 from changenet.agreement import contradictions
 from changenet.description import ModelDescription
-from changenet.errors import CheckpointError, EngineError, Problem, SpecError
+from changenet.engines.tolerance import FP32
+from changenet.errors import EngineError, Problem, SpecError
 from changenet.export.deepstream import deepstream_files
 from changenet.export.onnx import export_bundle, export_quantized
 from changenet.export.output import Exported
-from changenet.export.parity import TOLERANCE
 from changenet.factory.quantization import validation_pairs
 from changenet.quantization.file import QuantizedCheckpoint, load_model
 from changenet.spec import Experiment
+from changenet.training.checkpoint import Checkpoint
 from ray_jobs.action import Action
 from ray_jobs.checkpoint_path import checkpoint_path
 from ray_jobs.console import out, result_table
 
 logger = logging.getLogger(__name__)
 
+DEEPSTREAM_BACKEND = "modelopt.pytorch"  # whose graphs TensorRT runs
+TAO_OPSET = 17  # its default, which its specs write out
 COMPARED = 100  # validation pairs at most: every pair is scored twice
 
 
@@ -55,29 +58,25 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False, fo
         if problems:
             raise SpecError(problems)
         has_graphs = not (isinstance(checkpoint, QuantizedCheckpoint) and checkpoint.needs_torch)
-        if experiment.export.serialize_nvdsinfer and not has_graphs:
-            what = "DeepStream runs ONNX graphs, and a checkpoint quantized by torchao has none"
-            raise EngineError(what, where="export.serialize_nvdsinfer", fix="Quantize with backend: onnxruntime.")
+        onnx_file = experiment.export.onnx_file or (action.path("model.onnx") if has_graphs else None)
         to: dict[str, Any] = {
             "folder": action.path("bundle"),
-            "onnx_file": experiment.export.onnx_file or (action.path("model.onnx") if has_graphs else None),
+            "onnx_file": onnx_file,
+            "beside": _deepstream(experiment, checkpoint, onnx_file),
             "batch_size": experiment.export.batch_size,
             "encryption_key": experiment.secret(),
             "overwrite": overwrite,
         }
-        beside = _deepstream(experiment, checkpoint.description, to["onnx_file"])
-        if there := [] if overwrite else [each for each in beside if storage.exists(each)]:
-            raise CheckpointError([Problem("exists", each, "Add --overwrite to replace it.") for each in there])
+        opset = experiment.export.opset_version
         if isinstance(checkpoint, QuantizedCheckpoint):
             exported = export_quantized(checkpoint, force=force, **to)
+            written = "opset_version" in experiment.export.model_fields_set
+            if written and opset not in (exported.opset, TAO_OPSET):
+                logger.warning("export.opset_version: %d has no effect: a quantized checkpoint has its own.", opset)
         else:
             logger.info("Tracing %s.", checkpoint.description.network["backbone"])
-            pairs, missing = validation_pairs(experiment, checkpoint.description, COMPARED)
-            opset = experiment.export.opset_version
-            exported = export_bundle(checkpoint, opset=opset, validation=pairs, not_compared=missing, **to)
-        for path, text in beside.items():
-            storage.write_text(path, text)
-            logger.info("DeepStream: %s", path)
+            pairs = validation_pairs(experiment, checkpoint.description, COMPARED)
+            exported = export_bundle(checkpoint, opset=opset, validation=pairs, **to)
         parity = exported.parity
         if exported.precision != "fp32" and (parity.agreement or 0) < parity.min_agreement:
             engine = "onnxruntime" if has_graphs else "torch"
@@ -89,23 +88,31 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False, fo
     return 0
 
 
-def _deepstream(experiment: Experiment, description: ModelDescription, onnx_file: str) -> dict[str, str]:
+def _deepstream(
+    experiment: Experiment, checkpoint: Checkpoint | QuantizedCheckpoint, onnx_file: str | None
+) -> dict[str, str]:
     """Return path to text of the files that `export.serialize_nvdsinfer` asks for, which lie beside the ONNX file."""
     if not experiment.export.serialize_nvdsinfer:
         return {}
-    folder, _, name = onnx_file.rpartition("/")
-    batch_size = experiment.export.batch_size
-    files = deepstream_files(description, onnx_name=name, batch_size=batch_size)
-    return {storage.join(folder or ".", each): text for each, text in files.items()}
+    key, precision = "export.serialize_nvdsinfer", "fp32"
+    if experiment.secret():
+        raise EngineError("DeepStream cannot read an encrypted ONNX file", where=key, fix="Leave encryption_key out.")
+    if isinstance(checkpoint, QuantizedCheckpoint):
+        precision = checkpoint.precision
+        if checkpoint.backend != DEEPSTREAM_BACKEND:
+            what = f"DeepStream runs graphs with TensorRT, which cannot run what {checkpoint.backend} quantized"
+            raise EngineError(what, where=key, fix=f"Quantize with backend: {DEEPSTREAM_BACKEND}.")
+    assert onnx_file is not None  # only torchao leaves none
+    name, batch_size = onnx_file.rpartition("/")[2], experiment.export.batch_size
+    files = deepstream_files(checkpoint.description, onnx_name=name, batch_size=batch_size, precision=precision)
+    return {storage.join(storage.parent(onnx_file), each): text for each, text in files.items()}
 
 
 def _agreement(exported: Exported) -> str:
     share = exported.parity.agreement
     if exported.precision == "fp32":
         decisions = "" if share is None else f", and {share:.2%} of the decisions on validation pairs"
-        return (
-            f"Scores agree with the checkpoint to {exported.parity.max_error:.1e} (allowed {TOLERANCE:.0e}){decisions}"
-        )
+        return f"Scores agree with the checkpoint to {exported.parity.max_error:.1e} (allowed {FP32:.0e}){decisions}"
     return f"{exported.precision}: " + ("not compared" if share is None else f"{share:.2%} of the decisions agree")
 
 

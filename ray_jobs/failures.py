@@ -1,7 +1,8 @@
-"""What to tell a person when Ray, or a machine that it runs on, fails: one line in the place of a traceback."""
+"""What to tell a person when Ray, a machine that it runs on, or a disk fails: one line in the place of a traceback."""
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -50,6 +51,8 @@ _TOLD: Mapping[str, tuple[str, str]] = {
 }
 # What the workers that are left say, which PyTorch raises without a class of its own.
 _LOST_TOUCH = re.compile(r"gloo|nccl|Connection (closed|reset) by peer", re.IGNORECASE)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LONGEST = 300  # characters of Ray's own words
 
 
@@ -69,10 +72,31 @@ def cluster_failure(error: BaseException) -> Problem | None:
         told = next((_TOLD[name] for name in names if name in _TOLD), None)
         if told is None and isinstance(each, RuntimeError) and _LOST_TOUCH.search(str(each)):
             told = "a worker lost touch with the others", _AGAIN
+        if told is None and is_full(each):
+            told = "the disk of a machine is full", "Make room where the results go, then run the same command again."
         if told is not None:
             what, fix = told
             return Problem(f"{what} ({names[0]}: {last_words(each)})", fix=fix)
     return None
+
+
+def is_full(error: BaseException) -> bool:
+    """Say whether a disk, or a user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def file_failure(error: BaseException) -> Problem | None:
+    """Return which file could not be used and what to do; None where an error is about no file."""
+    if not isinstance(error, OSError) or (error.filename is None and not is_full(error)):
+        return None
+    where, said = str(error.filename or ""), error.strerror or str(error)
+    if is_full(error):
+        what = said if where else f"a file could not be written: {said}"
+        return Problem(what, where=where, fix="Make room, or choose another place.")
+    if error.errno in _FORBIDDEN:
+        fix = "Choose another place, or ask who owns it for the permission."
+        return Problem(f"cannot be read or written: {said}", where=where, fix=fix)
+    return Problem(said, where=where, fix="Choose another place.")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -13,9 +13,7 @@ from changenet.export.tensorrt import Generated, find_source, generate
 from changenet.factory.quantization import validation_pairs
 from changenet.spec import Experiment
 from changenet.tensorrt.build import BuildSettings
-from changenet.tensorrt.package import import_tensorrt
 from changenet.tensorrt.rules import parse_rules
-from changenet.tensorrt.run import local_gpu
 from ray_jobs.action import Action
 from ray_jobs.console import err, out, result_table
 
@@ -29,7 +27,8 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False) ->
     """Write `gen_trt_engine.trt_engine`, and the engines of every graph into the bundle, where there is one.
 
     Args:
-        spec: The spec file; only `gen_trt_engine`, `encryption_key` and `results_dir` of it are read.
+        spec: The spec file; of it `gen_trt_engine`, `encryption_key` and `results_dir` are read, and the validation set, where
+            the engines run here.
         overrides: `key=value` each.
         overwrite: Replace earlier engines.
 
@@ -43,36 +42,31 @@ def run(spec: str, overrides: Sequence[str] = (), *, overwrite: bool = False) ->
         section, started = experiment.gen_trt_engine, time.perf_counter()
         if section.verbose:
             logging.getLogger("changenet.tensorrt").setLevel(logging.DEBUG)
-        source = find_source(_onnx_file(experiment), encryption_key=experiment.secret())
+        exported = storage.join(experiment.action_dir("export"), "bundle")
+        named = _onnx_file(experiment, exported)
+        source = find_source(named, exported=[exported], encryption_key=experiment.secret())
         if source.bundle is None:
             logger.info("%s belongs to no bundle: only its own engine is built.", source.where)
-        settings = _settings(experiment)
-        pairs, missing = None, ""
-        if source.bundle is not None and settings.capability is None:
-            import_tensorrt()  # what is missing is said before pictures are read
-            local_gpu(settings.device)
-            pairs, missing = validation_pairs(experiment, source.bundle.manifest.description, COMPARED)
+        bundle = source.bundle
         generated = generate(
             source,
-            settings,
+            _settings(experiment),
             section.trt_engine or action.path("model.engine"),
             encryption_key=experiment.secret(),
             timing_cache=section.timing_cache,
             overwrite=overwrite,
-            validation=pairs,
-            not_compared=missing,
+            validation=validation_pairs(experiment, bundle.manifest.description, COMPARED) if bundle else None,
         )
         _tell(generated, seconds=time.perf_counter() - started)
     return 0
 
 
-def _onnx_file(experiment: Experiment) -> str:
+def _onnx_file(experiment: Experiment, exported: str) -> str:
     if named := experiment.gen_trt_engine.onnx_file:
         return named
-    exported = storage.join(experiment.action_dir("export"), "bundle")
     if not is_bundle(exported):
-        fix = f"Name a bundle folder or an ONNX file; changenet export writes {exported}."
-        raise SpecError("not given", where=f"{KEY}.onnx_file", fix=fix)
+        fix = "Run changenet export, or name a bundle folder or an ONNX file."
+        raise SpecError(f"not given, and there is no bundle at {exported}", where=f"{KEY}.onnx_file", fix=fix)
     return exported
 
 

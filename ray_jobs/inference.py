@@ -9,7 +9,7 @@ import numpy as np
 
 from ray_jobs.action import Action
 from ray_jobs.console import out, result_table
-from ray_jobs.scoring import write_scores
+from ray_jobs.scores_csv import check_columns, write_scores
 from ray_jobs.trained import TrainedNetwork
 
 
@@ -24,13 +24,14 @@ def run(spec: str, overrides: Sequence[str] = (), *, address: str | None = None)
     with Action.load("inference", spec, overrides) as action:
         trained = TrainedNetwork(action.experiment, "inference", address=address)
         source = trained.rows("infer")
+        check_columns(source.annotations)
         threshold = trained.threshold()
         scored = trained.score(source, threshold=threshold, title="Inspecting")
         path = action.path("inference.csv")
         write_scores(path, source.annotations, scored)
         trained.finish()
         _print_counts(scored.predictions, threshold.value, path)
-        scored.raise_errors(source.annotations)
+        scored.raise_errors(source.annotations, written=path)
     return 0
 
 

@@ -13,16 +13,16 @@ import torch
 from torch import distributed
 
 from changenet import factory, storage
-from changenet.data.randomness import derived_seed
 from changenet.model.network import ChangeNet
 from changenet.spec import Experiment
 from changenet.training.batchnorm import synchronised
 from changenet.training.checkpoint import load_checkpoint
 from changenet.training.loop import EpochResult
 from changenet.training.memory import keep_freed_memory
+from changenet.training.precision import usable_precision
 from changenet.training.state import Progress
-from ray_jobs.checkpoint_files import LATEST, file_name
-from ray_jobs.follow import log_to
+from ray_jobs.checkpoint_files import LATEST
+from ray_jobs.run_monitor import log_to
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Learner:
         checkpoint: A file to go on from, or None.
         before: The name of the folder's latest checkpoint when the run began, or None.
         threads: CPU threads of this worker.
-        board: Where rank 0 puts its log records.
+        monitor: Where rank 0 puts its log records.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Learner:
         checkpoint: str | None,
         before: str | None,
         threads: int,
-        board: Any,
+        monitor: Any,
     ) -> None:
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
@@ -64,7 +64,11 @@ class Learner:
         checkpoint = _newest(folder, checkpoint, before=before)
         self.network = factory.make_network(experiment, pretrained=checkpoint is None).to(self.device)
         if self.rank == 0:
-            log_to(board)  # only now: what there is to say about data and weights, the driver has said
+            log_to(monitor)  # only now: what there is to say about data and weights, the driver has said
+        asked = experiment.train.precision
+        self.precision = usable_precision(asked, self.device)
+        if self.precision != asked and self.rank == 0:
+            logger.warning("This processor has no instructions for %s: training in %s.", asked, self.precision)
         stored = None if checkpoint is None else load_checkpoint(checkpoint, encryption_key=experiment.secret())
         if stored is not None:
             self.network.load_state_dict(stored.state)
@@ -84,7 +88,8 @@ class Learner:
         if stored is not None:
             if stored.training is not None:
                 self.progress = self.stateful.restore(stored.training, self.network)
-                self._after_restore()
+                if self.progress.batch >= self.loader.batches_per_epoch:  # batches were smaller then
+                    self.progress.batch = 0  # the epoch is run again
             self.description = replace(
                 self.description,
                 network=self.network.arguments,
@@ -102,16 +107,6 @@ class Learner:
             trained, parallel_strategy="ddp" if self.world > 1 else None, move_to_device=False
         )
 
-    def _after_restore(self) -> None:
-        """Fit what a checkpoint says to this rank and this run's batches."""
-        progress = self.progress
-        if self.rank:  # the file has the random state of rank 0, and no two ranks may drop the same paths
-            torch.manual_seed(
-                derived_seed("resumed process", seed=self._settings.seed, epoch=progress.step, rank=self.rank)
-            )
-        if progress.batch >= self.loader.batches_per_epoch:  # batches were smaller then: the epoch is run again
-            progress.batch = 0
-
     @property
     def kept(self) -> ChangeNet:
         """The network that is validated and written: the averaged one when there is an average."""
@@ -119,7 +114,7 @@ class Learner:
         return self.network if average is None else cast("ChangeNet", average.module)
 
     def gather(self, mine: EpochResult) -> EpochResult:
-        """Return the rows of all ranks, in row order, and the mean of their losses, on every rank."""
+        """Return the rows of all ranks, in row order, on every rank."""
         if self.world == 1:
             return mine
         parts: list[EpochResult] = [mine] * self.world
@@ -134,6 +129,6 @@ def _newest(folder: str, checkpoint: str | None, *, before: str | None) -> str |
     """
     latest = storage.resolve_latest(storage.join(folder, LATEST))
     chosen: str | None = ray.train.collective.broadcast_from_rank_zero(
-        checkpoint if latest is None or file_name(latest) == before else latest
+        checkpoint if latest is None or storage.file_name(latest) == before else latest
     )
     return chosen

@@ -38,6 +38,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def own_names(host: str) -> tuple[str, ...]:
+    """Return the names, as in URLs, by which a service is called that is for this machine alone; none where it is for others."""
+    names = (in_url(host), HOST, "localhost", "[::1]")
+    return tuple(dict.fromkeys(names)) if is_loopback(host) else ()
+
+
 def in_url(host: str) -> str:
     """Return how a service that listens on an address is reached from here: on every interface, through the loopback one."""
     return HOST if host == "0.0.0.0" else host  # noqa: S104

@@ -5,30 +5,31 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from changenet import storage
+from changenet import encryption, storage
 from changenet.adoption import SpecDescribes
 from changenet.agreement import contradictions
-from changenet.errors import EngineError, SpecError
+from changenet.errors import DataError, EngineError, SpecError
+from changenet.evaluation.candidate import Candidate
 from changenet.evaluation.cost import BATCHES
-from changenet.evaluation.report.wording import number
-from changenet.factory.quantization import calibration_pairs, quantization_rules
-from changenet.model.network import ChangeNet
-from changenet.quantization import modelopt, torchao
+from changenet.evaluation.report.wording import amount, number
 from changenet.quantization.file import QuantizedCheckpoint, save_quantized
-from changenet.quantization.layers import candidates, choose_layers
-from changenet.spec import Experiment
-from changenet.training.checkpoint import Checkpoint, build_network, load_checkpoint, package_versions
+from changenet.training.checkpoint import build_network, load_checkpoint
+from changenet.training.precision import computes_in
 from ray_jobs.action import Action
 from ray_jobs.checkpoint_path import checkpoint_path
 from ray_jobs.console import out, result_table
-from ray_jobs.quantize_comparison import PAIR_GRAPH, Candidates, Graphs, shown
+from ray_jobs.quantize_backends import BACKENDS, Quantized
+from ray_jobs.quantize_comparison import COMPARISON, comparison_beside, comparison_figures, draw_sample, judge, short
 
 logger = logging.getLogger(__name__)
+
+GRAPH = "quantized_model.onnx"
 
 
 def run(spec: str, overrides: Sequence[str] = ()) -> int:
@@ -57,112 +58,67 @@ def run(spec: str, overrides: Sequence[str] = ()) -> int:
         started = time.perf_counter()
         path, key = checkpoint_path(experiment, "quantize"), experiment.secret()
         checkpoint = load_checkpoint(path, encryption_key=key, describe=SpecDescribes(experiment, path))
-        problems = list(contradictions(experiment, checkpoint.description, path))
+        description = checkpoint.description
+        problems = list(contradictions(experiment, description, path))
         if problems:
             raise SpecError(problems)
-        quantized, graphs, float_graphs = BACKENDS[backend](experiment, checkpoint, build_network(checkpoint))
-        candidates = Candidates(checkpoint, quantized, graphs, float_graphs)
-        quantized, figures, judged = candidates.decide(experiment)
-        files = _save(action, quantized, graphs, key)
-        figures = {"checkpoint": path, "backend": backend, "layers": quantized.layers, **figures}
-        figures["engines"] = candidates.measured(judged)
-        storage.write_text(action.path("comparison.json"), json.dumps(figures, indent=2, allow_nan=False) + "\n")
-        _tell(quantized, figures, files)
+        sample = draw_sample(experiment, description)  # what is wrong with it is said before the long work
+        quantized = BACKENDS[backend](experiment, checkpoint, build_network(checkpoint))
+        _keep_other(action, backend)
+        files = _save(action, quantized, key)  # whatever happens to the comparison, this is there
+        candidates = [
+            *(Candidate.in_pytorch(checkpoint, precision) for precision in _float_precisions()),
+            *quantized.candidates,
+        ]
+        comparisons = judge(candidates, sample) if sample else []
+        if comparisons:
+            quantized = quantized.compared(comparisons[-1])
+            _save(action, quantized, key)
+        figures = {
+            "checkpoint": path,
+            "checkpoint_sha256": storage.file_sha256(path),
+            "weights_sha256": quantized.checkpoint.weights_sha256,
+            "artifact": Path(files[0]).name,
+            "artifact_sha256": storage.file_sha256(files[0]),
+            "backend": backend,
+            "layers": quantized.checkpoint.layers,
+            "min_agreement": quantized.checkpoint.min_agreement,
+            "agrees": quantized.checkpoint.agrees,
+            **comparison_figures(candidates, comparisons, sample),
+        }
+        storage.write_text(action.path(COMPARISON), json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        _tell(quantized.checkpoint, figures, files)
         logger.info("Quantized in %.1f s.", time.perf_counter() - started)
     return 0
 
 
-Quantized = tuple[QuantizedCheckpoint, Graphs, Graphs]  # what is written, its graphs, and those of floats, by file name
+def _float_precisions() -> list[str]:
+    """Return the precisions of floats that this processor computes in."""
+    if computes_in(torch.bfloat16, torch.device("cpu")):
+        return ["fp32", "bf16"]
+    logger.info("PyTorch in bf16 is left out: this processor has no instructions for it.")
+    return ["fp32"]
 
 
-def _torchao(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
-    layers = _layers(experiment, network, torchao.quantizable)
-    torchao.quantize_weights(network, layers)
-    return _described(experiment, checkpoint, layers, state=torchao.take_apart(network, layers)), {}, {}
+def _keep_other(action: Action, backend: str) -> None:
+    """Give files that another backend shares with this one a name of its own: `comparison_torchao.json`."""
+    try:
+        other = str(json.loads(storage.read_text(action.path(COMPARISON)))["backend"])
+    except (DataError, ValueError, TypeError, KeyError):
+        return
+    for name, kept in (COMPARISON, comparison_beside(other)), (GRAPH, f"quantized_model_{short(other)}.onnx"):
+        if other != backend and storage.exists(action.path(name)):
+            storage.rename(action.path(name), action.path(kept))
+            logger.info("%s of the backend %s is called %s now.", name, other, kept)
 
 
-def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
-    from changenet.export.qdq import qdq_graphs
-
-    layers = _layers(experiment, network, modelopt.quantizable)
-    pairs, rows = calibration_pairs(experiment, checkpoint.description)
-
-    def run(watched: ChangeNet) -> None:
-        for batch in shown("Calibrating", pairs, rows):
-            watched(*(watched.normalise(torch.from_numpy(pictures)) for pictures in batch))
-
-    entropy = experiment.quantize.algorithm == "entropy"
-    done = modelopt.quantize_layers(network, layers, lambda _: run(network), entropy=entropy)
-    quantized = _described(experiment, checkpoint, done, state=modelopt.take_apart(network))
-    if quantized.precision != "int8":
-        logger.warning("Only int8 becomes ONNX: quantized_model.onnx is not written.")
-        return quantized, {}, {}
-    logger.info("Tracing %s.", checkpoint.description.network["backbone"])
-    return quantized, qdq_graphs(quantized), {}
-
-
-def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
-    from changenet.export.graphs import assemble
-    from changenet.export.int8 import quantizable, quantize_parts
-    from changenet.export.trace import trace_parts
-    from changenet.model.merging import merged
-
-    layers = _layers(experiment, network, quantizable)
-    pairs, rows = calibration_pairs(experiment, checkpoint.description)
-    logger.info("Tracing %s.", checkpoint.description.network["backbone"])
-    floats = trace_parts(merged(network))
-    parts, done = quantize_parts(
-        floats, layers, shown("Calibrating", pairs, rows), entropy=experiment.quantize.algorithm == "entropy"
-    )
-    before, after = (
-        {name: graph.SerializeToString(deterministic=True) for name, graph in assemble(each).items()}
-        for each in (floats, parts)
-    )
-    chosen = {name: dtype for name, dtype in layers.items() if name in done}
-    return _described(experiment, checkpoint, chosen, graphs=after), after, before
-
-
-BACKENDS: dict[str, Callable[[Experiment, Checkpoint, ChangeNet], Quantized]] = {
-    "torchao": _torchao,
-    "modelopt.pytorch": _modelopt,
-    "onnxruntime": _onnxruntime,
-}
-
-
-def _layers(experiment: Experiment, network: ChangeNet, accepts: Callable[[Any], bool]) -> dict[str, str]:
-    return choose_layers(
-        candidates(network, accepts),
-        rules=quantization_rules(experiment),
-        skip=experiment.quantize.skip_names,
-        backend=experiment.quantize.backend,
-    )
-
-
-def _described(
-    experiment: Experiment, checkpoint: Checkpoint, layers: dict[str, str], **content: Any
-) -> QuantizedCheckpoint:
-    from changenet.export.onnx import weights_digest
-
-    return QuantizedCheckpoint(
-        description=checkpoint.description,
-        backend=experiment.quantize.backend,
-        layers=layers,
-        versions=package_versions(),
-        min_agreement=experiment.quantize.min_agreement,
-        weights_sha256=weights_digest(checkpoint.state),
-        **content,
-    )
-
-
-def _save(action: Action, quantized: QuantizedCheckpoint, graphs: dict[str, bytes], key: str | None) -> list[str]:
-    from changenet import encryption
-
-    files = [action.path(f"quantized_model_{quantized.backend.partition('.')[0]}.pth")]
-    save_quantized(files[0], quantized, encryption_key=key)
-    if graphs:
-        files.append(action.path("quantized_model.onnx"))
+def _save(action: Action, quantized: Quantized, key: str | None) -> list[str]:
+    files = [action.path(f"quantized_model_{short(quantized.checkpoint.backend)}.pth")]
+    save_quantized(files[0], quantized.checkpoint, encryption_key=key)
+    if quantized.pair_graph:
+        files.append(action.path(GRAPH))
         with encryption.write_model(files[1], key) as file:
-            file.write(graphs[PAIR_GRAPH])
+            file.write(quantized.pair_graph)
     return files
 
 
@@ -171,9 +127,9 @@ def _tell(quantized: QuantizedCheckpoint, figures: dict[str, Any], files: list[s
         (
             f"{row['engine']} {row['precision']}",
             f"{row['size_mb']:,.2f}",
-            *(f"{milliseconds:,.1f}" for milliseconds in row["latency_ms"].values()),
-            f"{row['pairs_per_second']:,.1f}",
-            "" if row["memory_mb"] is None else f"{row['memory_mb']:,.0f}",
+            *(amount(milliseconds, digits=1) for milliseconds in row["latency_ms"].values()),
+            amount(row["pairs_per_second"], digits=1),
+            amount(row["memory_mb"], digits=0),
             number(row.get("auroc")),
         )
         for row in figures["engines"]
@@ -183,7 +139,6 @@ def _tell(quantized: QuantizedCheckpoint, figures: dict[str, Any], files: list[s
     for path in files:
         out.print(path, soft_wrap=True)
     if quantized.agreement is None:
-        logger.warning("The spec names no validation, test or training set: no decisions were compared.")
         return
     out.print(f"{quantized.agreement:.2%} of the decisions on {figures['pairs']:,} pairs are those of the checkpoint.")
     if not quantized.agrees:

@@ -1,135 +1,134 @@
-"""A quantized network beside the one it was made from: what engines and precisions decide, and what they cost."""
+"""`comparison.json`: what engines and precisions of one network decide on the same pairs, and what each of them costs."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from changenet.data.calibration import Pairs, batches
+from changenet import storage
+from changenet.data.calibration import Pairs, batches, drawn
 from changenet.data.pairs import PairSource
-from changenet.engines import engine_of
+from changenet.description import ModelDescription
+from changenet.errors import EngineError
+from changenet.evaluation.candidate import Candidate
 from changenet.evaluation.comparison import Comparison, judge_engines
-from changenet.evaluation.cost import measure
-from changenet.factory.quantization import sampled_pairs
-from changenet.quantization.file import QuantizedCheckpoint
+from changenet.evaluation.cost import UNKNOWN, Cost, measure
+from changenet.factory.quantization import BATCH, open_set
 from changenet.spec import Experiment
-from changenet.training.checkpoint import Checkpoint
 from ray_jobs.console import progress
 
 logger = logging.getLogger(__name__)
 
-Graphs = dict[str, bytes]
-Figures = dict[str, Any]
-BATCH = 8
+COMPARISON = "comparison.json"
 COMPARED = 1000  # pairs at most
-PAIR_GRAPH = "pair.onnx"
-FP32, BF16, QUANTIZED = range(3)  # what is judged, in this order
+Figures = dict[str, Any]
+
+
+def short(backend: str) -> str:
+    """Return a backend as file names have it: `modelopt` for `modelopt.pytorch`."""
+    return backend.partition(".")[0]
+
+
+def comparison_beside(backend: str) -> str:
+    """Return the name of a backend's comparison in a folder where another one was at work since."""
+    return f"comparison_{short(backend)}.json"
+
+
+def comparisons_in(folder: str) -> list[str]:
+    """Return the paths of all comparisons in a folder, that of the backend which was at work last first."""
+    return [storage.join(folder, name) for name in storage.names_inside(folder) if fnmatch(name, "comparison*.json")]
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """What is compared.
+class Sample:
+    """Rows of a set, drawn without regard to their labels: shares of them are shares of the set."""
+
+    source: PairSource
+    rows: list[int]
+
+    @property
+    def is_defect(self) -> NDArray[np.bool_] | None:
+        """Truth of the rows (N,); None where the set has no labels."""
+        annotations = self.source.annotations
+        return None if annotations.labels is None else annotations.is_defect[self.rows]
+
+
+def draw_sample(experiment: Experiment, description: ModelDescription) -> Sample | None:
+    """Open the set whose decisions are compared; None, with a warning, where there is none (raises as `open_set`)."""
+    source, missing = open_set(experiment, description, ("validation", "test", "train"))
+    if source is None:
+        logger.warning("No decisions are compared: %s", missing)
+        return None
+    return Sample(source, drawn(len(source), COMPARED))
+
+
+def judge(candidates: Sequence[Candidate], sample: Sample) -> list[Comparison]:
+    """Score the same pairs with all candidates and hold each against the first.
+
+    Raises:
+        DataError: A picture cannot be read.
+        EngineError: A candidate does not run here.
+    """
+    engines = [each.open() for each in candidates]
+    pairs = shown("Comparing", sample.source, sample.rows)
+    judged = judge_engines(engines, pairs, candidates[0].description)
+    return [Comparison(judged[0], each) for each in judged]
+
+
+def comparison_figures(
+    candidates: Sequence[Candidate], comparisons: Sequence[Comparison], sample: Sample | None
+) -> Figures:
+    """Return what `comparison.json` says of candidates.
 
     Args:
-        checkpoint: Of floats; judged in fp32 and in bf16, in PyTorch.
-        quantized: What was made of it.
-        graphs: Its graphs, by file name; none where PyTorch runs it.
-        float_graphs: The same before they were quantized: they tell what the runtime gives from what the integers give.
+        candidates: They are measured now, a row each; the first is the network of floats, the last what was made of it.
+        comparisons: What `judge` found; empty without a sample.
+        sample: On which.
     """
-
-    checkpoint: Checkpoint
-    quantized: QuantizedCheckpoint
-    graphs: Graphs
-    float_graphs: Graphs
-
-    def decide(self, experiment: Experiment) -> tuple[QuantizedCheckpoint, Figures, list[Figures]]:
-        """Score the same pairs with all of them.
-
-        Returns:
-            The quantized checkpoint, which now says how well it agrees; that part of `comparison.json`; and what is judged of
-            each: nothing where the spec names no set.
-        """
-        found = _pairs_to_compare(experiment, self.checkpoint)
-        if found is None:
-            return self.quantized, {}, [{}, {}, {}]
-        name, pairs, rows = found
-        description = self.checkpoint.description
-        engines = [
-            engine_of(self.checkpoint),
-            engine_of(self.checkpoint, precision="bf16"),
-            engine_of(replace(self.quantized, graphs=self.graphs)),
+    decided: list[Figures] = [{} for _ in candidates]
+    figures: Figures = {}
+    if sample is not None:
+        description = candidates[0].description
+        decided = [
+            {**each.candidate.figures(description, sample.is_defect), **_agreement(each)} for each in comparisons
         ]
-        judged = judge_engines(engines, shown("Comparing", pairs, rows), description)
-        comparisons = [Comparison(judged[FP32], each) for each in judged]
-        ours = comparisons[QUANTIZED]
-        quantized = self.quantized.compared(ours.agreement, ours.max_error)
-        is_defect = None if pairs.annotations.labels is None else pairs.annotations.is_defect[rows]
         figures = {
-            "set": name,
-            "pairs": len(rows),
+            "set": sample.source.annotations.path,
+            "pairs": len(sample.rows),
             "threshold": description.threshold.value,
-            "agreement": ours.agreement,
-            "min_agreement": quantized.min_agreement,
-            "agrees": quantized.agrees,
-            "max_score_difference": _finite(ours.max_difference),
+            **_agreement(comparisons[-1]),
         }
-        return (
-            quantized,
-            figures,
-            [
-                {
-                    **each.candidate.figures(description, is_defect),
-                    "agreement": each.agreement,
-                    "max_score_difference": _finite(each.max_difference),
-                }
-                for each in comparisons
-            ],
-        )
-
-    def measured(self, judged: Sequence[Figures]) -> list[Figures]:
-        """Return a row an engine and precision: what it decides (`decide`), and what it costs."""
-        runtime = "onnxruntime" if self.graphs else "torch"
-        quantized = replace(self.quantized, graphs=self.graphs)
-        size = _weights(self.checkpoint)
-        rows: list[tuple[str, str, Checkpoint | QuantizedCheckpoint, int, Figures]] = [
-            ("torch", "fp32", self.checkpoint, size, judged[FP32]),
-            ("torch", "bf16", self.checkpoint, size, judged[BF16]),
-        ]
-        if self.float_graphs:  # an export's gate holds their scores to 1e-4
-            same = {**judged[FP32], "agreement": None, "max_score_difference": None}
-            floats = replace(self.quantized, graphs=self.float_graphs, layers={"": "fp32"})
-            rows.append((runtime, "fp32", floats, len(self.float_graphs[PAIR_GRAPH]), same))
-        size = len(self.graphs[PAIR_GRAPH]) if self.graphs else _weights(quantized)
-        rows.append((runtime, quantized.precision, quantized, size, judged[QUANTIZED]))
-        found = []
-        for engine, precision, model, size, figures in rows:
-            logger.info("Measuring %s %s.", engine, precision)
-            cost = measure(model, precision="bf16" if precision == "bf16" else "fp32")
-            known = {"engine": engine, "precision": precision, "size_mb": round(size / 1e6, 3)}
-            found.append({**known, **cost.to_dict(), **figures})
-        return found
+    engines = [
+        {
+            "engine": candidate.engine,
+            "precision": candidate.precision,
+            "size_mb": round(candidate.size / 1e6, 3),
+            **_cost(candidate).to_dict(),
+            **said,
+        }
+        for candidate, said in zip(candidates, decided, strict=True)
+    ]
+    return {**figures, "engines": engines}
 
 
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def _agreement(comparison: Comparison) -> Figures:
+    largest = comparison.max_difference
+    return {"agreement": comparison.agreement, "max_score_difference": largest if np.isfinite(largest) else None}
 
 
-def _weights(checkpoint: Checkpoint | QuantizedCheckpoint) -> int:
-    return sum(tensor.nbytes for tensor in checkpoint.state.values())
-
-
-def _pairs_to_compare(experiment: Experiment, checkpoint: Checkpoint) -> tuple[str, PairSource, list[int]] | None:
-    """Return the first of validation, test and training set that the spec names, and rows of it."""
-    data = experiment.dataset.classify
-    for split in ("validation", "test", "train"):
-        if getattr(data, f"{split}_dataset").csv_path:
-            pairs, rows = sampled_pairs(experiment, split, checkpoint.description, COMPARED)
-            return pairs.annotations.path, pairs, rows
-    return None
+def _cost(candidate: Candidate) -> Cost:
+    logger.info("Measuring %s %s.", candidate.engine, candidate.precision)
+    try:
+        return measure(candidate)
+    except EngineError as error:
+        logger.warning("%s %s has no figures of time and memory: %s", candidate.engine, candidate.precision, error)
+        return UNKNOWN
 
 
 def shown(title: str, pairs: Pairs, rows: Sequence[int]) -> Iterator[tuple[Any, Any]]:

@@ -4,43 +4,44 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from changenet.errors import ChangeNetError, DataError
+from changenet import storage
+from changenet.errors import DataError, RunError
 from ray_jobs.console import err, out, result_table
 from ray_jobs.metrics_csv import read_epochs
+
+logger = logging.getLogger(__name__)
 
 PAIRS = 2000
 SIZE = 64  # pixels
 REQUESTS = 20
 TOLERANCE = 1e-4  # of |score difference| / max(1, |score|): PyTorch wrote inference.csv, ONNX Runtime serves
-MARKER = ".changenet-quickstart"  # says that the folder is ours to make anew
+MARKER = ".changenet-quickstart"  # says that what is in the folder is ours
 
 
 def run(folder: str, *, seed: int = 0) -> int:
     """Generate boards, check, train, evaluate, infer, export, quantize, serve; print a table and where everything lies.
 
-    A folder that an earlier quickstart made is made anew, so that the same seed gives the same result.
+    What an earlier quickstart left in the folder is set aside, so that the same seed gives the same result.
 
     Raises:
         DataError: The folder holds something else.
-        ChangeNetError: A step failed, or the service's scores are not those of `inference.csv`.
+        RunError: A step failed, or the service's scores are not those of `inference.csv`.
     """
     from ray_jobs import check, cluster, evaluate, export, inference, quantize, sample, train
 
     home = _fresh(Path(folder))
     spec, results = str(home / "data" / "spec.yaml"), home / "results"
-    overrides = [f"results_dir={results}"] + [
-        f"{action}.checkpoint={results}/train/model_best.pth" for action in ("evaluate", "inference", "export")
-    ]
+    overrides = [f"results_dir={results}"]
     in_int8 = [
         f"quantize.model_path={results}/train/model_best.pth",
         "quantize.backend=onnxruntime",
-        "quantize.layers=[{module_name: '*', weights: {dtype: int8}}]",
+        "quantize.layers=[{module_name: '*', weights: {dtype: int8}, activations: {dtype: int8}}]",
     ]
     steps: list[tuple[str, Callable[[], int | None], Callable[[], str]]] = [
         (
@@ -70,7 +71,7 @@ def run(folder: str, *, seed: int = 0) -> int:
             finally:
                 out.quiet = False
             if code:
-                raise ChangeNetError(f"the step {name!r} failed", where=folder, fix="The lines above say why.")
+                raise RunError(f"the step {name!r} failed", where=folder, fix="The lines above say why.")
             rows.append((name, told, f"{time.perf_counter() - started:.0f}"))
     finally:
         _stop_ray()
@@ -84,6 +85,7 @@ def run(folder: str, *, seed: int = 0) -> int:
         ("float and int8", results / "quantize" / "comparison.json"),
     ):
         out.print(f"{what:18}{path}", soft_wrap=True)
+    out.print(f"Go on with it:    changenet evaluate -e {spec} results_dir={results}", soft_wrap=True)
     out.print(f"Serve it:         changenet serve --model boards={results}/export/bundle", soft_wrap=True)
     return 0
 
@@ -93,8 +95,8 @@ def _fresh(home: Path) -> Path:
     if home.exists() and any(home.iterdir()):
         if not marker.exists():
             raise DataError("not empty", where=str(home), fix="Give a new or empty folder with --out.")
-        for made in ("data", "results"):
-            shutil.rmtree(home / made, ignore_errors=True)
+        if aside := storage.set_aside(home):
+            logger.info("What was in %s is in %s now.", home, aside)
     home.mkdir(parents=True, exist_ok=True)
     marker.touch()
     return home.resolve()
@@ -126,11 +128,14 @@ def _exported(results: Path) -> str:
 
 
 def _quantized(results: Path) -> str:
+    from changenet.evaluation.report.wording import amount
+
     figures = json.loads((results / "quantize" / "comparison.json").read_text(encoding="utf-8"))
     floats, integers = figures["engines"][-2:]
+    before, after = (amount(each["pairs_per_second"], digits=0) for each in (floats, integers))
     return (
         f"int8 decides {figures['agreement']:.1%} of {figures['pairs']} pairs alike; {floats['size_mb']:.1f} -> "
-        f"{integers['size_mb']:.1f} MB, {floats['pairs_per_second']:.0f} -> {integers['pairs_per_second']:.0f} pairs/s"
+        f"{integers['size_mb']:.1f} MB, {before} -> {after} pairs/s"
     )
 
 
@@ -163,11 +168,9 @@ def _served(home: Path, results: Path) -> str:
             worst = max(worst, abs(verdict["score"] - expected) / max(1.0, abs(expected)))
             clear = abs(expected - verdict["threshold"]) > TOLERANCE
             if clear and verdict["prediction"] != row["prediction"]:
-                raise ChangeNetError(
-                    f"the service calls {row['object_name']} {verdict['prediction']}", where=service.url
-                )
+                raise RunError(f"the service calls {row['object_name']} {verdict['prediction']}", where=service.url)
     if worst > TOLERANCE:
-        raise ChangeNetError(f"its scores differ from inference.csv by {worst:.1e}", where="serve")
+        raise RunError(f"its scores differ from inference.csv by {worst:.1e}", where="serve")
     return f"{len(rows)} HTTP answers, scores of inference.csv to {worst:.0e}"
 
 

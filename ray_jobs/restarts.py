@@ -11,14 +11,14 @@ from ray_jobs.failures import cluster_failure, ours
 
 
 class Restarts(ray.train.UserCallback):
-    """Puts the reason on the run's board. Runs in Ray Train's controller.
+    """Tells the run's monitor the reason. Runs in Ray Train's controller.
 
     Args:
-        board: The run's board (`ray_jobs.follow`).
+        monitor: The run's monitor (`ray_jobs.run_monitor`).
     """
 
-    def __init__(self, board: Any) -> None:
-        self._board = board
+    def __init__(self, monitor: Any) -> None:
+        self._monitor = monitor
         self._times = 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
@@ -26,9 +26,9 @@ class Restarts(ray.train.UserCallback):
         errors = list(worker_exceptions.values())
         if any(map(ours, errors)):
             return
-        self._board.show.remote("Starting workers", 0, None)
+        self._monitor.show.remote("Starting workers", 0, None)
         told = next((problem for problem in map(cluster_failure, errors) if problem), None)
         if told is not None:
-            self._times += 1  # a board says nothing twice, and each time counts
+            self._times += 1  # a monitor says nothing twice, and each time counts
             text = f"The workers stopped{f', for the {self._times}. time' if self._times > 1 else ''}: {told.what}."
-            self._board.log.remote(__name__, logging.WARNING, text)
+            self._monitor.log.remote(__name__, logging.WARNING, text)

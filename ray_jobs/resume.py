@@ -15,9 +15,10 @@ from changenet.errors import CheckpointError, Problem, SpecError
 from changenet.spec import Experiment
 from changenet.spec.tree import get, show_path
 from changenet.training.checkpoint import load_checkpoint
-from ray_jobs.checkpoint_files import LATEST
+from ray_jobs.checkpoint_files import LATEST, is_checkpoint_name
 
 logger = logging.getLogger(__name__)
+LISTED = 5  # checkpoints in a message: the newest
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ def find_start(experiment: Experiment, folder: str, arguments: Mapping[str, Any]
         arguments: Of the spec's network.
 
     Raises:
-        CheckpointError: The checkpoint is not there, holds nothing to go on from, or belongs to another run: every key
+        CheckpointError: The checkpoint is not there (nor the one that the folder's link names), holds nothing to go on from, or belongs to another run: every key
             that differs; or the one that the spec names leaves nothing to train.
         SpecError: The folder's run has more epochs behind it than the spec asks for.
     """
     named, last = experiment.train.resume_training_checkpoint_path, experiment.train.num_epochs
-    path = named or storage.resolve_latest(storage.join(folder, LATEST))
+    path = named or _latest(folder)
     if path is None:
         return Start()
     checkpoint = load_checkpoint(path, encryption_key=experiment.secret(), describe=SpecDescribes(experiment, path))
@@ -87,6 +88,17 @@ def find_start(experiment: Experiment, folder: str, arguments: Mapping[str, Any]
         if experiment.train.pretrained_model_path:
             logger.info("train.pretrained_model_path is not read: the run has its own weights.")
     return Start(storage.absolute(path), done)
+
+
+def _latest(folder: str) -> str | None:
+    link = storage.join(folder, LATEST)
+    path = storage.resolve_latest(link)
+    if path is not None and not storage.exists(path):
+        left = [name for name in storage.names_inside(folder) if is_checkpoint_name(name)][-LISTED:]
+        choice = f"Name another one ({', '.join(left)}) as train.resume_training_checkpoint_path, or s" if left else "S"
+        what, fix = f"names {storage.file_name(path)}, which is gone", f"{choice}tart anew with --fresh."
+        raise CheckpointError(what, where=link, fix=fix)
+    return path
 
 
 def _other_rows(experiment: Experiment, stored: ModelDescription) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from changenet.data.pairs import PairSource
 Columns: TypeAlias = dict[str, NDArray[Any]]
 
 SECONDS = 1.0  # between two files at least: a write to an object store takes a tenth of that
+_OURS = re.compile(r"\.?[0-9a-f]{32}-[0-9a-f]{32}\.npz")  # with a dot before it: a write that was cut short
 _KEPT = ("row", "score", "prediction", "stamp")
 
 
@@ -32,7 +34,7 @@ class ScoreParts:
     A batch with a row that could not be scored is not kept, nor one whose pictures are others by now: both are done again.
 
     Args:
-        folder: Path or URI of a folder that holds nothing else.
+        folder: Path or URI of a folder for them.
         batch_size: Pairs a batch.
         depends_on: All else that a score or a decision depends on, as JSON values. It is hashed, and only that hash is
             written; parts with another one are left alone.
@@ -75,6 +77,14 @@ class ScoreParts:
         batches = columns["row"] // self._batch_size
         whole = ~np.isin(batches, batches[~good])
         return {name: column[whole] for name, column in columns.items()}
+
+
+def forget_parts(folder: str) -> None:
+    """Delete the parts of all runs in a folder, and the folder when nothing else is in it."""
+    for name in storage.names_inside(folder):
+        if _OURS.match(name):
+            storage.remove(storage.join(folder, name))
+    storage.remove_empty_folder(folder)
 
 
 def _joined(parts: list[Columns]) -> Columns:

@@ -59,7 +59,7 @@ class ModelFile:
         return self.engine == RUNTIME or (self.engine == "auto" and is_engine_file(self.path))
 
     def load(self, *, threads: int | None = None, device: str = "cpu") -> Inspector:
-        """Open it (raises as `Inspector.load`)."""
+        """Open it (raises as `Inspector.load`, and EngineError where integers do not give the bundle's own scores here)."""
         key = self.encryption_key.get_secret_value() if self.encryption_key else None
         inspector = Inspector.load(
             self.path,
@@ -71,6 +71,9 @@ class ModelFile:
             compiled=self.compiled,
             describe=self.describe,
         )
+        if inspector.engine.precision != "fp32" or device != "cpu":
+            # Where a machine may compute other scores than the one that exported: integers, halves of floats, GPUs.
+            inspector.self_test()
         return inspector if self.threshold is None else inspector.with_threshold(self.threshold)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,20 +18,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from changenet import storage
 from changenet.data.annotations import Annotations
+from changenet.data.findings import LISTED
 from changenet.data.pairs import PairSource
 from changenet.description import UNSCORED
 from changenet.errors import DataError, Problem
 from ray_jobs.console import progress
+from ray_jobs.run_monitor import SLOW_START
 from ray_jobs.score_parts import Columns, ScoreParts
 from ray_jobs.scorer import ModelFile, Scorer
 from ray_jobs.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("siamese_score", "prediction", "error")
-PIECE = 1 << 16  # rows of a CSV file that are turned into text at a time
+NOTHING_YET = (
+    "No worker has finished anything yet: others hold the CPUs or GPUs of the cluster, or batches are large. `ray status` tells "
+    "which; resources_per_worker makes workers smaller."
+)
 UNITS = 1000  # of work at most, about; each is also a step of the progress bar
 
 
@@ -53,11 +57,20 @@ class Scored:
         """Which rows were scored."""
         return ~np.isnan(self.scores)
 
-    def raise_errors(self, annotations: Annotations) -> None:
-        """Raise a DataError that lists every row without a score, if there is one."""
-        rows = np.flatnonzero(~self.good)
-        if len(rows):
-            raise DataError([Problem(str(self.errors[row]), annotations.where(row)) for row in rows.tolist()])
+    def raise_errors(self, annotations: Annotations, *, written: str = "") -> None:
+        """Raise a DataError that lists the rows without a score, if there are any: the first, then how many more.
+
+        Args:
+            annotations: The rows.
+            written: The CSV file that holds all reasons, if there is one.
+        """
+        bad = np.flatnonzero(~self.good)
+        problems = [Problem(str(self.errors[row]), annotations.where(row)) for row in bad[:LISTED].tolist()]
+        if more := len(bad) - len(problems):
+            fix = f"See column error of {written}." if written else ""
+            problems.append(Problem(f"{more:,} more rows could not be scored", annotations.path, fix))
+        if problems:
+            raise DataError(problems)
 
 
 def score_rows(
@@ -136,29 +149,15 @@ def _results(
             num_gpus=1 if workers.use_gpu else 0,
             resources=workers.resources or None,
         )
-        yield from blocks.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
-
-
-def write_scores(path: str, annotations: Annotations, scored: Scored) -> None:
-    """Write a CSV: every input column untouched, then `siamese_score`, `prediction` and `error`.
-
-    Columns of these three names in the input are an earlier run's and are replaced.
-
-    Args:
-        path: Local path or URI.
-        annotations: The rows.
-        scored: Their results.
-    """
-    score, prediction, error = COLUMNS
-    table = annotations.frame.drop(columns=[name for name in COLUMNS if name in annotations.frame])
-    with storage.atomic_write(path) as file:
-        for start in range(0, len(table), PIECE):
-            rows = slice(start, start + PIECE)
-            piece = table.iloc[rows].copy()
-            piece[score] = ["" if math.isnan(value) else repr(value) for value in scored.scores[rows].tolist()]
-            piece[prediction] = scored.predictions[rows]
-            piece[error] = scored.errors[rows]
-            piece.to_csv(file, index=False, header=not start, lineterminator="\n", mode="wb")
+        late = threading.Timer(SLOW_START, logger.warning, [NOTHING_YET])
+        late.daemon = True
+        late.start()
+        try:
+            for block in blocks.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+                late.cancel()
+                yield block
+        finally:
+            late.cancel()
 
 
 def _units(done: NDArray[np.bool_], batch_size: int, *, lanes: int) -> list[NDArray[np.int64]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from changenet import passphrase, storage
 from changenet.errors import CheckpointError, Problem, SpecError
@@ -38,7 +37,9 @@ def run(
         raise SpecError("--key-env and --key-file name two passphrases", fix="Give one of them.")
     secret = passphrase.from_file(key_file) if key_file else passphrase.from_environment(key_env or passphrase.VARIABLE)
     # A link and the file that it names are one.
-    targets = {file: storage.join(folder, _name(file)) if folder else None for file in map(behind_links, files)}
+    targets = {
+        file: storage.join(folder, storage.file_name(file)) if folder else None for file in map(behind_links, files)
+    }
     if folder and len(set(targets.values())) < len(targets):
         raise SpecError("two files have the same name", where=f"--out {folder}", fix="Write them to different folders.")
     written: list[Resealed] = []
@@ -52,10 +53,6 @@ def run(
     if problems:
         raise CheckpointError(problems)
     return 0
-
-
-def _name(file: str) -> str:
-    return file.rstrip("/").rpartition("/")[2] if storage.is_uri(file) else Path(file).name
 
 
 def _tell(written: Sequence[Resealed], *, encrypt: bool) -> None:

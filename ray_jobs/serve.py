@@ -18,17 +18,19 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from changenet.errors import EngineError
+from changenet.spec.serve import Listening
 from ray_jobs import cluster
 from ray_jobs.console import out
-from ray_jobs.listening import HOST, in_url, is_loopback
+from ray_jobs.listening import in_url
 from ray_jobs.serve_check import check, is_remote
 from ray_jobs.serve_proxy import in_front
-from ray_jobs.serve_settings import APPLICATION, PORT, choose
+from ray_jobs.serve_settings import APPLICATION, choose, http_options, warn_if_open
 from ray_jobs.tls import Tls, probe_context
 from serve.environment import ENVIRONMENT
 from serve.form import part_name
 from serve.settings import ServiceSettings
 
+DEFAULTS = Listening()
 START_SECONDS = 180  # replicas are up by then; an overloaded machine takes long to answer all the same
 
 logger = logging.getLogger(__name__)
@@ -128,8 +130,8 @@ def run(
 def start(
     settings: ServiceSettings,
     *,
-    host: str = HOST,
-    port: int = PORT,
+    host: str = DEFAULTS.host,
+    port: int = DEFAULTS.port,
     address: str | None = None,
     tls: Tls | None = None,
     proxy: str = "auto",
@@ -160,22 +162,13 @@ def start(
     from serve.app import build
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    if not is_loopback(host):
-        if not settings.keys_file:
-            logger.warning("Listening on %s without keys: whoever reaches this machine can use the service.", host)
-        elif tls is None:
-            logger.warning("Listening on %s without TLS: keys and pictures can be read on the way.", host)
+    warn_if_open(settings, host=host, tls=tls)
     owns_serve = not serve.status().proxies
     service = RunningService(f"{'https' if tls else 'http'}://{in_url(host)}:{port}", owns_ray, owns_serve, ends)
     try:
         serve.start(
             proxy_location="HeadOnly",
-            http_options={
-                "host": host,
-                "port": port,
-                "request_timeout_s": settings.limits.request_seconds + 10,
-                **(tls.http_options() if tls else {}),
-            },
+            http_options=http_options(settings, host=host, port=port, tls=tls),
             logging_config=LoggingConfig(encoding="JSON", log_level="WARNING"),
         )
         serve.run(build(settings), name=APPLICATION, route_prefix="/")

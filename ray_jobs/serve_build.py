@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from changenet import storage
 from ray_jobs.serve_check import check_bundles
-from ray_jobs.serve_settings import APPLICATION, Chosen, choose
+from ray_jobs.serve_settings import APPLICATION, Chosen, choose, http_options, warn_if_open
 from serve.deployments import INGRESS, deployment_of, scaling
 from serve.settings import ServiceSettings
 
-# What the deployments say. Batches are in `args` too: limits must fit them there.
-_ELSEWHERE = ("replicas", "autoscaling")
+# What the deployments say. Batches are in `args` too, as limits must fit them there, and so are CPUs and GPUs, which engines use.
+_ELSEWHERE = ("replicas", "autoscaling", "resources", "max_replicas_per_node")
 _HEADER = """# For `serve deploy`, or as serveConfigV2 of a RayService; made by `changenet serve build`.
 # A change below `deployments` is made while the service runs, and wins over `args`; one of `args` starts new replicas.
 """
@@ -24,17 +23,18 @@ _HEADER = """# For `serve deploy`, or as serveConfigV2 of a RayService; made by 
 logger = logging.getLogger(__name__)
 
 
-def run(given: Mapping[str, Any], out: str | None) -> int:
+def run(out: str | None = None, **given: Any) -> int:
     """Write the config file, or print it.
 
     Args:
-        given: Arguments of `ray_jobs.serve_settings.choose`, which see for errors.
         out: File to write; None: stdout.
+        given: Arguments of `ray_jobs.serve_settings.choose`, which see for errors.
 
     Raises:
         SpecError: A bundle that is seen from here cannot be used.
     """
     chosen = choose(**given)
+    warn_if_open(chosen.settings, host=chosen.host, tls=chosen.tls)
     away = check_bundles(chosen.settings)
     for model in away:
         logger.warning("Not verified: %r (%s) is not seen from here, only by the replicas.", model.name, model.bundle)
@@ -53,13 +53,8 @@ def config(chosen: Chosen) -> dict[str, Any]:
     settings = chosen.settings
     args = settings.model_dump(mode="json", exclude={*_ELSEWHERE, "encryption_key"}, exclude_defaults=True)
     return {
-        "proxy_location": "HeadOnly",
-        "http_options": {
-            "host": chosen.host,
-            "port": chosen.port,
-            "request_timeout_s": settings.limits.request_seconds + 10,
-            **(chosen.tls.http_options() if chosen.tls else {}),
-        },
+        "proxy_location": "EveryNode",  # every one with a replica, and the head: a service of Kubernetes asks them all
+        "http_options": http_options(settings, host=chosen.host, port=chosen.port, tls=chosen.tls),
         "applications": [
             {
                 "name": APPLICATION,

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from changenet import signing, storage
 from changenet.errors import Problem, SpecError
-from changenet.spec import serve
+from changenet.spec.serve import DOTS, NAME_PATTERN, Listening, Serve, ServedModel
+from changenet.spec.serve_checks import check_serve
 from ray_jobs.action import Action
+from ray_jobs.listening import is_loopback, own_names
 from ray_jobs.tls import Tls
-from serve.settings import DOTS, NAME_PATTERN, Autoscaling, Batching, Limits, ModelSettings, ServiceSettings
+from serve.settings import ServiceSettings
 
 APPLICATION = "changenet"
-PORT = 8000
 GOLDENS_DIR = "results/serve/goldens"  # without a spec
-INSPECTIONS = Limits().inspections
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,61 +57,61 @@ def choose(
         raise SpecError(f"{overrides[0]!r} overrides a spec, but none is given", fix="Add -e SPEC.")
     given = parse_models(models)
     action = Action.load("serve", spec, overrides) if spec is not None else None
-    section = action.experiment.serve if action else serve.Serve()
-    chosen = [
-        ModelSettings(
-            name=each.name,
-            bundle=storage.absolute(each.bundle),
-            engine=each.engine,
-            version=each.version,
-            traffic=each.traffic,
-            replicas=each.replicas,
-            autoscaling=_autoscaling(each.autoscaling),
-        )
-        for each in section.models
+    written = action.experiment.serve if action else Serve()
+    kept = [
+        each.model_copy(update={"bundle": storage.absolute(each.bundle)})
+        for each in written.models
         if each.name not in given
     ]
-    chosen += given.values()
-    if not chosen:
+    section = written.model_copy(update={"models": (*kept, *given.values())})
+    if not section.models:
         raise SpecError("no model to serve", fix="Give --model NAME=BUNDLE, or serve.models in the spec.")
+    if found := [Problem(each.what, each.keys[0], each.fix) for each in check_serve(section)]:
+        raise SpecError(found)  # the spec fits in itself; the models of the options may not
     goldens_dir = section.goldens_dir or (action.path("goldens") if action else GOLDENS_DIR)
     keys_file = keys_file or section.keys_file
-    together = {each.name for each in chosen if each.traffic == 1 and not (each.replicas or each.autoscaling)}
-    settings = ServiceSettings(
-        models=tuple(chosen),
-        limits=Limits(
-            request_bytes=section.max_request_mb << 20,
-            picture_pixels=section.max_picture_megapixels * 1_000_000,
-            inspections=section.max_ongoing_requests or max(INSPECTIONS, len(together) * section.max_batch_size),
-        ),
-        batching=Batching(max_batch_size=section.max_batch_size, batch_wait_timeout_s=section.batch_wait_timeout_s),
-        replicas=section.replicas,
-        autoscaling=_autoscaling(section.autoscaling),
-        cpus=section.cpus,
-        goldens_dir=storage.absolute(goldens_dir),
-        golden_cache_bytes=section.golden_cache_mb << 20,
-        encryption_key=action.experiment.encryption_key if action else None,
+    host = host or section.host
+    told = section.model_dump(exclude=set(Listening.model_fields)) | {
+        "goldens_dir": storage.absolute(goldens_dir),
+        "encryption_key": action.experiment.encryption_key if action else None,
         # As text: replicas need not see the files.
-        trusted_keys=tuple(
+        "trusted_keys": tuple(
             signing.public_text(signing.read_public_key(file)) for file in trusted_keys or section.trusted_keys
         ),
-        keys_file=storage.absolute(keys_file) if keys_file else None,
-    )
+        "keys_file": storage.absolute(keys_file) if keys_file else None,
+        "hosts": () if keys_file else own_names(host),
+    }
     tls = Tls.chosen(tls_certificate or section.tls_certificate, tls_key or section.tls_key)
-    return Chosen(settings, host or section.host, port or section.port, tls, proxy or section.proxy, action)
+    return Chosen(ServiceSettings(**told), host, port or section.port, tls, proxy or section.proxy, action)
 
 
-def _autoscaling(section: serve.Autoscaling) -> Autoscaling | None:
-    return Autoscaling(**section.model_dump()) if section.max_replicas is not None else None
+def http_options(settings: ServiceSettings, *, host: str, port: int, tls: Tls | None) -> dict[str, Any]:
+    """Return how the proxies of Ray Serve listen."""
+    return {
+        "host": host,
+        "port": port,
+        "request_timeout_s": settings.limits.request_seconds + 10,  # the service itself answers before, with a problem
+        **(tls.http_options() if tls else {}),
+    }
 
 
-def parse_models(models: Sequence[str]) -> dict[str, ModelSettings]:
+def warn_if_open(settings: ServiceSettings, *, host: str, tls: Tls | None) -> None:
+    """Warn when others than this machine reach the service, and it asks for no key, or keys travel in the clear."""
+    if is_loopback(host):
+        return
+    if not settings.keys_file:
+        logger.warning("Listening on %s without keys: whoever reaches it can use the service.", host)
+    elif tls is None:
+        logger.warning("Listening on %s without TLS: keys and pictures can be read on the way.", host)
+
+
+def parse_models(models: Sequence[str]) -> dict[str, ServedModel]:
     """Return the models of `NAME=BUNDLE` options, by name.
 
     Raises:
         SpecError: Options of another form, or a name given twice.
     """
-    chosen: dict[str, ModelSettings] = {}
+    chosen: dict[str, ServedModel] = {}
     problems = []
     for option in models:
         name, separator, bundle = option.partition("=")
@@ -119,7 +123,7 @@ def parse_models(models: Sequence[str]) -> dict[str, ModelSettings]:
         elif name in chosen:
             problems.append(Problem(f"the name {name!r} is given twice", "--model"))
         else:
-            chosen[name] = ModelSettings(name=name, bundle=storage.absolute(bundle))
+            chosen[name] = ServedModel(name=name, bundle=storage.absolute(bundle))
     if problems:
         raise SpecError(problems)
     return chosen

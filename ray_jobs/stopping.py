@@ -1,6 +1,6 @@
 """Stopping a run between two batches, so that it leaves a checkpoint of where it is.
 
-The driver asks the run's board (`ray_jobs.follow`); every worker tells the board each step that it ends and hears after
+The driver asks the run's monitor (`ray_jobs.run_monitor`); every worker tells the monitor each step that it ends and hears after
 which step all of them stop. No worker is ever more than a step ahead of another, so all of them hear it in time.
 """
 
@@ -20,24 +20,24 @@ class Stopped(Exception):  # noqa: N818 - no error: the run ends early, as it wa
 
 
 class StopWatch:
-    """One worker's ear to the board.
+    """One worker's ear to the monitor.
 
     Args:
-        board: The run's board.
+        monitor: The run's monitor.
     """
 
-    def __init__(self, board: Any) -> None:
-        self._board = board
+    def __init__(self, monitor: Any) -> None:
+        self._monitor = monitor
         self._answer: Any = None
 
     def stops_after(self, step: int) -> bool:
-        """Tell the board that a step of the optimiser is done, and say whether it was the last; call it every step.
+        """Tell the monitor that a step of the optimiser is done, and say whether it was the last; call it every step.
 
-        The answer is the one to the step before: nothing waits for the board.
+        The answer is the one to the step before: nothing waits for the monitor.
         """
         import ray
 
-        before, self._answer = self._answer, self._board.reached.remote(step)
+        before, self._answer = self._answer, self._monitor.reached.remote(step)
         last = None if before is None else ray.get(before)
         return last is not None and step >= last
 
@@ -58,7 +58,7 @@ def in_background(fit: Callable[[], object]) -> Future[None]:
     return outcome
 
 
-def run_until_interrupted(fit: Callable[[], object], board: Any) -> None:
+def run_until_interrupted(fit: Callable[[], object], monitor: Any) -> None:
     """Run `fit`; an interrupt makes the workers write a checkpoint first, a second one ends it at once.
 
     Raises:
@@ -70,7 +70,7 @@ def run_until_interrupted(fit: Callable[[], object], board: Any) -> None:
     try:
         outcome.result()
     except KeyboardInterrupt:
-        if ray.get(board.stop.remote()):
+        if ray.get(monitor.stop.remote()):
             logger.warning("Interrupted: a checkpoint is written first. Interrupt again to end at once.")
             outcome.result()
         raise

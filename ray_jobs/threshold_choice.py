@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 from changenet.description import ModelDescription, Threshold
 from changenet.spec import Experiment
+from changenet.spec.keys import CLASSIFY
 
 logger = logging.getLogger(__name__)
-
-CLASSIFY = "model.classify"
 
 
 def choose_threshold(

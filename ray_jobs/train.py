@@ -10,10 +10,10 @@ from changenet import storage
 from changenet.spec import Experiment
 from ray_jobs import cluster
 from ray_jobs.action import Action
-from ray_jobs.console import out, result_table
+from ray_jobs.console import figure, out, result_table
 from ray_jobs.failures import ours
-from ray_jobs.follow import follow
 from ray_jobs.metrics_csv import read_epochs
+from ray_jobs.run_monitor import follow
 from ray_jobs.shared_storage import check_shared
 from ray_jobs.stopping import run_until_interrupted
 from ray_jobs.train_run import make_trainer, prepare
@@ -53,13 +53,15 @@ def _fit(experiment: Experiment, action: Action, checkpoint: str | None) -> None
     import ray.train
 
     workers = plan_workers(experiment.train.ray, asked_gpus=experiment.num_gpus("train") * experiment.train.num_nodes)
-    with follow("Starting workers") as board:
-        trainer = make_trainer(experiment, folder=action.folder, checkpoint=checkpoint, workers=workers, board=board)
+    with follow("Starting workers") as monitor:
+        trainer = make_trainer(
+            experiment, folder=action.folder, checkpoint=checkpoint, workers=workers, monitor=monitor
+        )
         try:
-            run_until_interrupted(trainer.fit, board)
+            run_until_interrupted(trainer.fit, monitor)
         except ray.train.TrainingFailedError as error:
             raise ours(error) or error from error
-        if failure := ray.get(board.failure.remote()):
+        if failure := ray.get(monitor.failure.remote()):
             raise failure
 
 
@@ -75,9 +77,7 @@ def _print_result(folder: str) -> None:
     if not (rows := read_epochs(folder)):
         return
     shown = ("epoch", "train_loss", "val_loss", "val_acc", "val_far", "val_auroc", "seconds")
-    cells = [
-        [f"{row['epoch']:.0f}", *(f"{row[name]:.4g}" if name in row else "" for name in shown[1:])] for row in rows[-5:]
-    ]
+    cells = [[f"{row['epoch']:.0f}", *(figure(row.get(name), digits=4) for name in shown[1:])] for row in rows[-5:]]
     out.print(result_table("Training, the last epochs", shown, cells))
     from ray_jobs.checkpoint_files import BEST, LATEST
 

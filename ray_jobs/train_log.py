@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from changenet import storage
-from changenet.spec.train import Monitor
 from changenet.training.loop import Batches
-from ray_jobs.metrics_csv import METRICS_CSV
+from ray_jobs.metrics_csv import METRICS, write_epoch
 from ray_jobs.status import StatusLog, clock
 
-# Whatever can pick the best checkpoint is in every file.
-METRICS: tuple[str, ...] = get_args(Monitor)
-COLUMNS = ("epoch", "step", "learning_rate", *METRICS, "threshold", "seconds", "pairs_per_second")
 SCALARS = ("learning_rate", *METRICS, "threshold")
 
 
@@ -35,7 +27,7 @@ class TrainLog:
     """
 
     def __init__(self, folder: str, *, first_epoch: int, num_epochs: int, tensorboard: bool, every: int) -> None:
-        self._csv = storage.join(folder, METRICS_CSV)
+        self._folder = folder
         self._status = StatusLog(storage.join(folder, "status.json"))
         self._num_epochs = num_epochs
         self._every = every if tensorboard else 0
@@ -52,7 +44,7 @@ class TrainLog:
     def epoch(self, figures: Mapping[str, Any], *, validated: bool) -> None:
         """Write the figures of one epoch everywhere."""
         epoch, step = int(figures["epoch"]), int(figures["step"])
-        self._append_csv(figures)
+        write_epoch(self._folder, figures)
         for name in SCALARS:
             if self._events is not None and figures.get(name) is not None:
                 self._events.add_scalar(name, figures[name], epoch)
@@ -102,21 +94,6 @@ class TrainLog:
     def _is_due(self, epoch: int) -> bool:
         return self._events is not None and bool(self._every) and epoch % self._every == 0
 
-    def _append_csv(self, figures: Mapping[str, Any]) -> None:
-        """Add the epoch's line; lines of an earlier run at or after this epoch are dropped (a resumed run redoes them)."""
-        kept: list[dict[str, Any]] = []
-        if storage.exists(self._csv):
-            kept = [
-                row
-                for row in csv.DictReader(io.StringIO(storage.read_text(self._csv)))
-                if int(row["epoch"]) < figures["epoch"]
-            ]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*kept, {name: _cell(figures.get(name)) for name in COLUMNS}])
-        storage.write_text(self._csv, text.getvalue())
-
 
 class _Watched:
     """Batches whose first one is shown to somebody on its way."""
@@ -132,9 +109,3 @@ class _Watched:
 
     def __len__(self) -> int:
         return len(self._batches)
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, torch.Tensor | np.floating):
-        value = float(value)
-    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else value

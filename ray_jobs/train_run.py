@@ -13,7 +13,7 @@ from changenet import storage
 from changenet.errors import DataError, Problem, SpecError
 from changenet.spec import Experiment
 from changenet.spec.workers import unshared_batch
-from ray_jobs.checkpoint_files import LATEST, file_name
+from ray_jobs.checkpoint_files import latest_name
 from ray_jobs.shared_storage import mark
 from ray_jobs.workers import Workers
 
@@ -60,7 +60,7 @@ def make_trainer(
     folder: str,
     checkpoint: str | None,
     workers: Workers,
-    board: Any,
+    monitor: Any,
     callbacks: Sequence[Any] = (),
 ) -> TorchTrainer:
     """Return the trainer of a run; Ray is connected.
@@ -70,7 +70,7 @@ def make_trainer(
         folder: Where the run's files go.
         checkpoint: The file to go on from, or None.
         workers: How many, with what.
-        board: Where they show their progress (`ray_jobs.follow`).
+        monitor: Whom they tell their progress (`ray_jobs.run_monitor`).
         callbacks: Ray Train's, called at every report.
 
     Raises:
@@ -97,9 +97,9 @@ def make_trainer(
             "name": name,
             "folder": storage.absolute(folder),
             "checkpoint": checkpoint,
-            "before": file_name(storage.resolve_latest(storage.join(folder, LATEST))),
+            "before": latest_name(folder),
             "threads": workers.threads,
-            "board": board,
+            "monitor": monitor,
             "working_dir": str(Path.cwd()),
         },
         scaling_config=ray.train.ScalingConfig(
@@ -111,7 +111,7 @@ def make_trainer(
             name=name,
             storage_path=settings.ray.storage_path or storage.absolute(storage.join(folder, ".ray")),
             failure_config=ray.train.FailureConfig(max_failures=settings.ray.max_failures),
-            callbacks=[Restarts(board), *callbacks],
+            callbacks=[Restarts(monitor), *callbacks],
         ),
     )
 

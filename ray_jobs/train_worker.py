@@ -10,8 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 import ray.train
+import torch
 from torch import distributed
 
+from changenet.data.randomness import derived_seed
 from changenet.description import Threshold
 from changenet.errors import ChangeNetError
 from changenet.evaluation.epoch import check_finite, judge, tao_figures
@@ -37,32 +39,32 @@ def train_worker(config: dict[str, Any]) -> None:
     Args:
         config: `experiment` (the spec), `name` (of the run, which marks its folder), `folder` (RESULTS/train),
             `checkpoint` (a file to go on from, or None), `before` (the name of the folder's latest checkpoint when the run
-            began, or None), `threads` (CPU threads of this worker), `board` (where progress is shown) and `working_dir`
+            began, or None), `threads` (CPU threads of this worker), `monitor` (where progress is shown) and `working_dir`
             (the folder that the spec's relative paths start from).
     """
     arguments = dict(config)
     with contextlib.suppress(FileNotFoundError, PermissionError):  # a node without that folder needs absolute paths
         os.chdir(arguments.pop("working_dir"))
-    board = arguments["board"]
-    if ray.get(board.failure.remote()) is not None:
+    monitor = arguments["monitor"]
+    if ray.get(monitor.failure.remote()) is not None:
         return
     try:
         check_here(arguments["experiment"], arguments["folder"], arguments.pop("name"))
         _TrainingRun(**arguments).run()
     except ChangeNetError as error:
-        ray.get(board.fail.remote(error))
+        ray.get(monitor.fail.remote(error))
         raise
 
 
 class _TrainingRun:
     """One rank's part of a run. Rank 0 alone writes files; every rank reports equally often (Ray's barrier)."""
 
-    def __init__(self, *, experiment: Experiment, folder: str, board: Any, **start: Any) -> None:
-        self.stop_watch, self.stopping = StopWatch(board), False
+    def __init__(self, *, experiment: Experiment, folder: str, monitor: Any, **start: Any) -> None:
+        self.stop_watch, self.stopping = StopWatch(monitor), False
         self.notice: Any = None  # of machines that go
         self.noticed = False  # at the latest step, or in the validation after it
-        self.experiment, self.settings, self.board = experiment, experiment.train, board
-        self.own = Learner(experiment=experiment, folder=folder, board=board, **start)
+        self.experiment, self.settings, self.monitor = experiment, experiment.train, monitor
+        self.own = Learner(experiment=experiment, folder=folder, monitor=monitor, **start)
         self.log = self.files = None
         if self.own.rank == 0:
             self.files = CheckpointFiles(folder, experiment, first_epoch=self.own.progress.epoch)
@@ -128,7 +130,7 @@ class _TrainingRun:
             "epoch": epoch,
             "step": self.own.progress.step,
             "learning_rate": learning_rate,
-            "train_loss": trained.loss,
+            "train_loss": float(self.own.loss(trained.output, trained.target)),
             **tao_figures("train", trained, network=self.own.network, threshold=Threshold(self.experiment.eval_margin)),
             "pairs_per_second": len(trained.rows) / seconds,
         }
@@ -142,10 +144,15 @@ class _TrainingRun:
         every = self.settings.checkpoint_interval
         by_step = self.settings.checkpoint_interval_unit == "step"
 
+        def before_batch(number: int) -> None:
+            # Depends on nothing that came before, so that a run which goes on drops the same paths as one that never stopped.
+            place = {"epoch": epoch, "rank": self.own.rank, "batch": skipped + number}
+            torch.manual_seed(derived_seed("training batch", seed=self.settings.seed, **place))
+
         def after_batch(number: int, stepped: bool) -> None:
             self.own.progress.batch = skipped + number + 1
             if self.own.rank == 0:
-                self.board.show.remote(title, before + self.own.progress.batch, total)
+                self.monitor.show.remote(title, before + self.own.progress.batch, total)
             if not stepped:
                 return
             self.own.progress.step += 1
@@ -171,9 +178,10 @@ class _TrainingRun:
             schedule=self.own.stateful.schedule,
             scaler=self.own.stateful.scaler,
             device=self.own.device,
-            precision=self.settings.precision,
+            precision=self.own.precision,
             accumulate=self.settings.accumulate_grad_batches,
             clip_norm=self.settings.clip_grad_norm,
+            before_batch=before_batch,
             after_batch=after_batch,
         )
 

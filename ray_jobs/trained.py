@@ -29,10 +29,11 @@ from changenet.evaluation.thresholds import fit_threshold
 from changenet.inspection import Inspector
 from changenet.spec import Experiment
 from changenet.spec.actions import runs_engine_file
+from changenet.spec.keys import CLASSIFY, DATA
 from changenet.training.checkpoint import package_versions
 from ray_jobs import cluster
 from ray_jobs.checkpoint_path import checkpoint_path
-from ray_jobs.score_parts import ScoreParts
+from ray_jobs.score_parts import ScoreParts, forget_parts
 from ray_jobs.scorer import ModelFile
 from ray_jobs.scoring import Scored, score_rows
 from ray_jobs.shared_storage import check_shared
@@ -41,8 +42,7 @@ from ray_jobs.workers import Workers, plan_workers
 
 logger = logging.getLogger(__name__)
 
-DATA = "dataset.classify"
-CLASSIFY = "model.classify"
+UNFINISHED = ".unfinished-scores"  # hidden: a folder that a user makes has another name
 
 
 class TrainedNetwork:
@@ -71,13 +71,13 @@ class TrainedNetwork:
         self, experiment: Experiment, action: Literal["evaluate", "inference"], *, address: str | None = None
     ) -> None:
         self._experiment, self._action, self._address = experiment, action, address
-        self._unfinished = storage.join(experiment.action_dir(action), "unfinished")
+        self._unfinished = storage.join(experiment.action_dir(action), UNFINISHED)
         path = storage.absolute(checkpoint_path(experiment, action))
         describe = SpecDescribes(experiment, path)
         section = getattr(experiment, action)
         self.file = ModelFile(
             path,
-            section.engine,
+            TENSORRT if runs_engine_file(section) else section.engine,
             experiment.encryption_key,
             describe=describe,
             precision=section.precision,
@@ -157,7 +157,7 @@ class TrainedNetwork:
 
     def finish(self) -> None:
         """Forget the scores that were kept on the way, after the results are written."""
-        storage.remove_folder(self._unfinished)
+        forget_parts(self._unfinished)
 
     def threshold(self) -> Threshold:
         """Return the threshold to decide by (`choose_threshold`), fitted anew where the spec asks for another."""

@@ -15,20 +15,20 @@ import ray.train
 from ray import tune
 
 from changenet import storage
-from changenet.errors import ChangeNetError, DataError
+from changenet.errors import ChangeNetError, DataError, RunError
 from changenet.evaluation.objective import Objective
 from changenet.spec import Experiment
 from changenet.spec.sweep import Sweep, with_values
 from ray_jobs.action import Action
 from ray_jobs.curve import Curve
 from ray_jobs.failures import ours
-from ray_jobs.follow import Board, log_to, start_board
+from ray_jobs.run_monitor import RunMonitor, log_to, start_monitor
 from ray_jobs.shared_storage import check_here
 from ray_jobs.stopping import in_background
 from ray_jobs.train_run import make_trainer, prepare
 from ray_jobs.workers import Workers
 
-PERIOD = 0.2  # seconds between two looks at the board
+PERIOD = 0.2  # seconds between two looks at the monitor
 STOP_WAIT = 60.0  # seconds that the workers of a trial may need to end
 LOCK_WAIT = 60.0  # seconds that the processes of a killed sweep may need to end
 
@@ -44,7 +44,7 @@ class TrialSetup:
         run: The name that marks this folder.
         objective: What is better.
         workers: Of each trial.
-        board: Where log records go; each is shown once for all trials.
+        monitor: Where log records go; each is shown once for all trials.
         working_dir: The folder that the spec's relative paths start from.
     """
 
@@ -54,7 +54,7 @@ class TrialSetup:
     run: str
     objective: Objective
     workers: Workers
-    board: Any
+    monitor: Any
     working_dir: str
 
     def experiment_of(self, name: str, point: Mapping[str, Any]) -> Experiment:
@@ -75,8 +75,8 @@ class TrialSetup:
         return with_values(self.experiment, {**self.sweep.values(self.experiment, point), **place, **kept, **fitted})
 
 
-class TrialBoard(Board):
-    """The board of one trial's workers: it keeps the figures of epochs, and hands log records on to the sweep's board."""
+class TrialMonitor(RunMonitor):
+    """The monitor of one trial's workers: it keeps the figures of epochs, and hands log records on to the sweep's monitor."""
 
     def __init__(self, shared: Any) -> None:
         super().__init__()
@@ -98,14 +98,14 @@ class TrialBoard(Board):
 
 
 class _Relay(ray.train.UserCallback):
-    """Puts the figures of each report on the trial's board."""
+    """Tells the trial's monitor the figures of each report."""
 
-    def __init__(self, board: Any) -> None:
-        self._board = board
+    def __init__(self, monitor: Any) -> None:
+        self._monitor = monitor
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:  # noqa: ARG002
         if "train_loss" in metrics[0]:  # the end of an epoch, not a checkpoint on the way
-            ray.get(self._board.add_epoch.remote(metrics[0]))
+            ray.get(self._monitor.add_epoch.remote(metrics[0]))
 
 
 class TrialRun(tune.Trainable):
@@ -119,7 +119,7 @@ class TrialRun(tune.Trainable):
         """Keep what the trial is made of; all work is left to the steps, whose errors Ray Tune hands on as they are."""
         self._point, self._setup = config, setup
         self._reports = self._train()
-        self._board: Any = None
+        self._trial_monitor: Any = None  # `_monitor` is Ray's own
         self._outcome: Future[None] | None = None
 
     def step(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class TrialRun(tune.Trainable):
 
     def cleanup(self) -> None:
         """End the workers."""
-        if self._outcome is not None and not self._outcome.done() and ray.get(self._board.stop.remote()):
+        if self._outcome is not None and not self._outcome.done() and ray.get(self._trial_monitor.stop.remote()):
             with contextlib.suppress(Exception):
                 self._outcome.result(timeout=STOP_WAIT)
         self._reports.close()
@@ -153,7 +153,7 @@ class TrialRun(tune.Trainable):
             check_here(setup.experiment, setup.folder, setup.run)
         except DataError as error:  # of this node, not of the trial, which the next start tries again
             raise RuntimeError(str(error)) from None
-        log_to(setup.board)
+        log_to(setup.monitor)
         logging.getLogger("ray_jobs.resume").setLevel(logging.WARNING)
         experiment = setup.experiment_of(self.trial_name, self._point)
         with _entered(Action("train", experiment)) as action:
@@ -161,14 +161,14 @@ class TrialRun(tune.Trainable):
             curve = Curve(setup.objective, action.folder)
             curve.read(start.epochs)
             if start.epochs < experiment.train.num_epochs:
-                self._board = start_board(TrialBoard, setup.board)
+                self._trial_monitor = start_monitor(TrialMonitor, setup.monitor)
                 trainer = make_trainer(
                     experiment,
                     folder=action.folder,
                     checkpoint=start.checkpoint,
                     workers=setup.workers,
-                    board=self._board,
-                    callbacks=[_Relay(self._board)],
+                    monitor=self._trial_monitor,
+                    callbacks=[_Relay(self._trial_monitor)],
                 )
                 for figures in self._epochs(trainer):
                     curve.add(figures)
@@ -182,14 +182,14 @@ class TrialRun(tune.Trainable):
         ended = False
         while not ended:
             ended = self._outcome.done()  # before the look: nothing comes after it
-            yield from ray.get(self._board.take_epochs.remote())
+            yield from ray.get(self._trial_monitor.take_epochs.remote())
             if not ended:
                 time.sleep(PERIOD)
         try:
             self._outcome.result()
         except ray.train.TrainingFailedError as error:
             raise ours(error) or error from error
-        if failure := ray.get(self._board.failure.remote()):
+        if failure := ray.get(self._trial_monitor.failure.remote()):
             raise failure
 
 
@@ -201,7 +201,7 @@ def _entered(action: Action) -> Iterator[Action]:
         try:
             action.__enter__()
             break
-        except ChangeNetError:
+        except RunError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(1)

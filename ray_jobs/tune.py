@@ -88,10 +88,13 @@ def _search(
     cluster.connect(address)
     check_shared(experiment, ("train", "validation"), read={}, written={"results_dir": action.folder})
     from ray import tune
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        get_or_create_autoscaling_coordinator,
+    )
 
-    from ray_jobs.follow import start_board
+    from ray_jobs.run_monitor import start_monitor
+    from ray_jobs.sweep_monitor import SweepMonitor
     from ray_jobs.trial import TrialRun, TrialSetup
-    from ray_jobs.tune_board import TuneBoard
     from ray_jobs.tune_search import make_scheduler, make_search, replay
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what happens to trials, we say
@@ -106,7 +109,9 @@ def _search(
     logger.info(
         "%d trials, %d at once, each with %d worker(s) of %g CPUs.", left, at_once, workers.count[1], workers.cpus
     )
-    board = start_board()
+    # Ray Train starts it where its first trial is driven and never ends it: that machine would not be idle again.
+    get_or_create_autoscaling_coordinator()
+    monitor = start_monitor()
     run_name, trials = time.strftime("%Y%m%d-%H%M%S"), storage.absolute(action.path("trials"))
     mark(trials, run_name)
     setup = TrialSetup(
@@ -116,7 +121,7 @@ def _search(
         run=run_name,
         objective=objective,
         workers=workers,
-        board=board,
+        monitor=monitor,
         working_dir=str(Path.cwd()),
     )
     longest = sweep.dimensions.get("train.num_epochs")
@@ -132,7 +137,7 @@ def _search(
         replay(scheduler, state, mine, objective, seen_as=trial)
         return mine.name
 
-    with TuneBoard(state, total=total, num_epochs=settings.num_epochs, board=board) as progress:
+    with SweepMonitor(state, total=total, num_epochs=settings.num_epochs, monitor=monitor) as progress:
         tuner = tune.Tuner(
             # The workers of a trial take the CPUs; what drives it waits for them. Ray Tune refuses to ask for nothing at
             # all, so it asks for one byte of memory.

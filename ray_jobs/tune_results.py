@@ -14,12 +14,12 @@ from changenet.evaluation.report.sweep import write_sweep_report
 from changenet.evaluation.report.sweep_plots import Axis, curves_plot, importance_plot, parallel_plot
 from changenet.spec import load_spec
 from changenet.spec.loading import SECRET, Reading, apply_overrides, read_tree
-from changenet.spec.rendering import flow, lines
+from changenet.spec.rendering import lines
 from changenet.spec.sweep import Sweep
 from changenet.spec.tree import Path, get, parse_path, put, remove
 from ray_jobs.action import Action
-from ray_jobs.console import out
-from ray_jobs.tune_state import SweepState, Trial
+from ray_jobs.console import figure, out
+from ray_jobs.tune_state import SweepState, Trial, setting
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def write_results(
     action: Action, sweep: Sweep, state: SweepState, objective: Objective, *, spec: str, overrides: Sequence[str]
 ) -> None:
     """Write `best.yaml` and `report.html`, and print the table of trials."""
-    from ray_jobs.tune_board import trial_table
+    from ray_jobs.sweep_monitor import trial_table
 
     state.save()
     best = best_trial(state, objective)
@@ -116,7 +116,7 @@ def _write_report(
     }
     statuses = [trial.status for trial in ranked]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-    values = ", ".join(f"{key} = {_shown(value)}" for key, value in best.values.items())
+    values = ", ".join(f"{key} = {setting(value)}" for key, value in best.values.items())
     columns = ("trial", "status", "epochs", *sweep.dimensions, "objective", "AUROC", "loss", "threshold", "seconds")
     settings = sweep.settings
     return write_sweep_report(
@@ -154,7 +154,7 @@ def _axes(sweep: Sweep) -> list[Axis]:
     axes = []
     for key, dimension in sweep.dimensions.items():
         if dimension.listed:
-            names = tuple(_shown(option) for option in dimension.options)
+            names = tuple(setting(option) for option in dimension.options)
             axes.append(Axis(key, 0, len(names) - 1, names=names))
         else:
             low, high = dimension.options
@@ -166,11 +166,7 @@ def _row(trial: Trial, sweep: Sweep) -> list[str]:
     figures = (trial.objective, *(trial.best.get(name) for name in ("val_auroc", "val_loss", "threshold")))
     return [
         *(trial.name, trial.status, str(trial.epochs)),
-        *(_shown(trial.values[key]) if key in trial.values else "" for key in sweep.dimensions),
-        *("" if value is None else f"{value:.6g}" for value in figures),
+        *(setting(trial.values[key]) if key in trial.values else "" for key in sweep.dimensions),
+        *(figure(value) for value in figures),
         f"{trial.seconds:.0f}",
     ]
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else flow(value)

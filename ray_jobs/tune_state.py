@@ -15,6 +15,7 @@ from typing import Any, Literal
 from changenet import storage
 from changenet.errors import Problem, SpecError
 from changenet.spec.rendering import flow
+from ray_jobs.console import figure
 
 STATE = "sweep.json"
 TRIALS = "trials.csv"
@@ -142,24 +143,24 @@ class SweepState:
         )
         for trial in self.trials.values():
             values = (flow(trial.values[key]) if key in trial.values else "" for key in keys)
-            figures = (_cell(read(trial.best)) for read in FIGURES.values())
+            figures = (trial.objective, *(read(trial.best) for read in FIGURES.values()))
             writer.writerow(
                 (
                     *(trial.name, trial.status, trial.epochs, trial.best.get("best_epoch", ""), *values),
-                    *(
-                        _cell(trial.objective),
-                        *figures,
-                        f"{trial.seconds:.1f}",
-                        self.checkpoint(trial) or "",
-                        trial.error,
-                    ),
+                    *(figure(value, digits=10) for value in figures),
+                    *(f"{trial.seconds:.1f}", self.checkpoint(trial) or "", trial.error),
                 )
             )
         return text.getvalue()
 
 
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.10g}"
+def setting(value: Any) -> str:
+    """Return a value of a key for people: a rate that was drawn has more digits than they want.
+
+    >>> setting(0.000123456), setting("adamw"), setting(None)
+    ('0.0001235', 'adamw', 'null')
+    """
+    return figure(value, digits=4) if isinstance(value, float) else flow(value)
 
 
 def _flat(shape: Mapping[str, Any]) -> Any:

@@ -14,8 +14,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve import keys
+from serve.heads import path_of
 from serve.problems import HttpError, problem_response
-from serve.request_id import request_id_of
 
 # Health, for probes; the page and its own files, which hold nothing of the user's: it asks for the key itself.
 OPEN_PATHS = ("/v2/health/", "/page/")
@@ -78,9 +78,9 @@ class KeyGuard:
         state = scope.setdefault("state", {})
         state["key"] = key
         state["key_name"] = key.name if key else None
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = path_of(scope)
         if key is None and path != PAGE and not path.startswith(OPEN_PATHS):
-            await problem_response(_refusal(bool(given)), request_id_of(scope))(scope, receive, send)
+            await problem_response(scope, _refusal(bool(given)))(scope, receive, send)
             return
         await self.app(scope, receive, send)
 

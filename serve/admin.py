@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
+from typing import Any
 
-from fastapi import APIRouter, status
+from fastapi import APIRouter, Response, status
+from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from serve.model_state import Candidate
 from serve.problems import HttpError
 from serve.schemas import FailedChange, ModelSummary, ShadowReport
-from serve.service import InService, Slot
+from serve.service import InService, Service, Slot
 from serve.settings import Source
 from serve.slot import ModelSlot
+from serve.slots import Change
 
 # None of its routes is marked with `open_to`, so each wants the scope `admin`.
 router = APIRouter(prefix="/v1/models/{model}")
@@ -33,43 +37,64 @@ class ShadowChange(Source):
     traffic: float = Field(default=1.0, gt=0, le=1, description="Share of requests that it sees.")
 
 
-@router.post("/swap")
-async def swap(slot: Slot, service: InService, change: Swap) -> ModelSummary:
+_LATER: dict[int | str, dict[str, Any]] = {
+    status.HTTP_202_ACCEPTED: {"model": ModelSummary, "description": "Under way; GET /v1/models tells how it ended"}
+}
+
+
+@router.post("/swap", responses=_LATER)
+async def swap(slot: Slot, service: InService, change: Swap, response: Response) -> ModelSummary:
     """Let another bundle answer, without a gap; where it cannot be used the old one goes on."""
     _allowed(slot, change)
-    await service.keeper.swap(slot, _source(change), force=change.force)
-    return summary(slot)
+    return await _made(service.keeper.swap(slot, _source(change), force=change.force), slot, service, response)
 
 
-@router.post("/rollback")
-async def roll_back(slot: Slot, service: InService) -> ModelSummary:
+@router.post("/rollback", responses=_LATER)
+async def roll_back(slot: Slot, service: InService, response: Response) -> ModelSummary:
     """Let the bundle before this one answer again."""
-    await service.keeper.roll_back(slot)
-    return summary(slot)
+    return await _made(service.keeper.roll_back(slot), slot, service, response)
 
 
-@router.put("/shadow")
-async def set_shadow(slot: Slot, service: InService, change: ShadowChange) -> ModelSummary:
+@router.put("/shadow", responses=_LATER)
+async def set_shadow(slot: Slot, service: InService, change: ShadowChange, response: Response) -> ModelSummary:
     """Let another bundle see a share of the requests; nobody sees its verdicts."""
     _allowed(slot, change)
     candidate = Candidate(source=_source(change), traffic=change.traffic, run=uuid.uuid4().hex)
-    await service.keeper.set_shadow(slot, candidate)
-    return summary(slot)
+    return await _made(service.keeper.set_shadow(slot, candidate), slot, service, response)
 
 
 @router.get("/shadow")
 async def report_shadow(slot: Slot, service: InService) -> ShadowReport:
     """Say how the candidate in the shadow agrees with the model that answers."""
-    shadow, tally = await service.keeper.tally(slot)
+    shadow = slot.shadow
+    if shadow is None:
+        raise HttpError(404, "no-shadow", f"{slot.name!r} has no shadow.")
+    tally = await service.keeper.tallies.total(shadow)
     return tally.report(
-        model=slot.name, active=slot.active.version, candidate=shadow.candidate.version, traffic=shadow.traffic
+        model=slot.name,
+        active=shadow.beside.version,
+        candidate=shadow.candidate.version,
+        traffic=shadow.wanted.traffic,
     )
 
 
-@router.delete("/shadow", status_code=status.HTTP_204_NO_CONTENT)
-async def remove_shadow(slot: Slot, service: InService) -> None:
+@router.delete("/shadow", status_code=status.HTTP_204_NO_CONTENT, responses=_LATER)
+async def remove_shadow(slot: Slot, service: InService) -> Response:
     """Take the candidate out of the shadow."""
-    await service.keeper.set_shadow(slot, None)
+    response = Response(status_code=status.HTTP_204_NO_CONTENT)
+    found = await _made(service.keeper.set_shadow(slot, None), slot, service, response)
+    later = response.status_code == status.HTTP_202_ACCEPTED
+    return JSONResponse(found.model_dump(), response.status_code) if later else response
+
+
+async def _made(change: Change, slot: ModelSlot, service: Service, response: Response) -> ModelSummary:
+    """Wait for a change as long as a request may take (202 if it takes longer); it goes on without its client."""
+    await asyncio.wait({change}, timeout=service.limits.request_seconds)
+    if change.done():
+        change.result()
+    else:
+        response.status_code = status.HTTP_202_ACCEPTED
+    return summary(slot)
 
 
 def summary(slot: ModelSlot) -> ModelSummary:
@@ -84,7 +109,8 @@ def summary(slot: ModelSlot) -> ModelSummary:
         previous=state.previous.version if state.previous else None,
         shadow=slot.shadow.candidate.version if slot.shadow else None,
         failure=FailedChange(**state.failure.model_dump()) if state.failure else None,
-        behind=slot.failure,
+        behind=slot.behind,
+        trying=slot.trying,
     )
 
 

@@ -30,6 +30,8 @@ EXTRA_REQUESTS = 1000
 # Likewise of a model's own replicas, which get requests that were let in already.
 EXTRA_FORWARDED = 16
 
+logger = logging.getLogger(__name__)
+
 
 class Inspection:
     """One replica that clients reach: the routes, with its models loaded before the first request."""
@@ -43,6 +45,8 @@ class Inspection:
         _log_like_ray_serve()
         self._settings = settings
         self._keys = KeyRing(settings.keys_file) if settings.keys_file else None
+        if self._keys is None:  # in the file alone: on this machine's own interface nothing is wrong with it
+            logger.warning("No API keys: whoever reaches this service may use it.", extra={"log_to_stderr": False})
         self._metrics = Metrics(RaySink())
         self._keeper = open_models(settings, self._metrics)
         deployments = Deployments(_overviews(serve.get_replica_context().app_name) if handles else dict)
@@ -52,7 +56,12 @@ class Inspection:
         from serve.ingress import create_app
 
         return create_app(
-            self._keeper, self._settings.limits, keys=self._keys, metrics=self._metrics, remotes=self._remotes
+            self._keeper,
+            self._settings.limits,
+            keys=self._keys,
+            hosts=self._settings.hosts,
+            metrics=self._metrics,
+            remotes=self._remotes,
         )
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -121,8 +130,11 @@ def build(settings: ServiceSettings) -> serve.Application:
 
 
 def _rebatch(settings: ServiceSettings, keeper: "ModelKeeper", user_config: dict[str, Any]) -> None:
-    changed = ServiceSettings(**{**dict(settings), "batching": Batching(**user_config)})
-    keeper.set_batching(changed.batching)
+    changed = Batching(**user_config)
+    # What a replica holds is fixed when it starts: a batch of every model must fit.
+    ServiceSettings(**{**dict(settings), **dict(changed), "max_ongoing_requests": settings.limits.inspections})
+    keeper.set_batching(changed)
+    logger.info("An engine call takes up to %d pictures from now on.", changed.max_batch_size)
 
 
 def _overviews(application: str) -> Any:

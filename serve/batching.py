@@ -33,7 +33,7 @@ class _Waiting:
 
 
 class BatchQueue(Generic[Item, Result]):
-    """Owns the one thread that uses an engine.
+    """Owns the one thread that uses an engine; it begins with the first item, so a queue that nobody uses needs no end.
 
     Args:
         name: Of the thread.
@@ -56,8 +56,8 @@ class BatchQueue(Generic[Item, Result]):
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._name = name
+        self._thread: threading.Thread | None = None
 
     async def submit(self, item: Item) -> Result:
         """Return the result for `item`; an item whose caller has gone is skipped."""
@@ -70,7 +70,7 @@ class BatchQueue(Generic[Item, Result]):
         return answer
 
     def close(self) -> None:
-        """Take nothing more; the thread ends when all that waits is done."""
+        """Let the thread end when all that waits is done; whoever comes later all the same is served by another one."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -79,6 +79,9 @@ class BatchQueue(Generic[Item, Result]):
         with self._changed:
             self._waiting.append(waiting)
             self._changed.notify()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
         return await asyncio.wrap_future(waiting.future)
 
     def _run(self) -> None:
@@ -103,6 +106,7 @@ class BatchQueue(Generic[Item, Result]):
                 while not self._waiting and not self._closed:
                     self._changed.wait()
                 if not self._waiting:
+                    self._thread = None
                     return []
                 self._fill()
                 if batch := self._take():

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Request
 
@@ -15,7 +14,7 @@ from serve.keys import Scope
 from serve.manifest import ManifestRow, Row, read_board
 from serve.problems import HttpError, problem_of
 from serve.schemas import BoardInspection, BoardTiming, RowError, RowResult
-from serve.service import InService, Served, milliseconds, multipart_body
+from serve.service import InService, Served, keeps, milliseconds, multipart_body
 
 router = APIRouter()
 
@@ -31,18 +30,20 @@ _BOARD_BODY: dict[str, Any] = multipart_body(
 
 @router.post(ROUTE, openapi_extra=_BOARD_BODY)
 @open_to(Scope.INSPECT)
+@keeps(lambda limits, body: limits.batch_bytes if body is None else body)
 async def inspect_batch(model: Served, service: InService, request: Request) -> BoardInspection:
     """Compare all pairs of a board; a picture that cannot be used fails its own row only."""
     started = time.perf_counter()
-    limits, description = service.limits, model.inspector.description
-    with service.admission.hold(math.ceil(limits.batch_bytes / limits.request_bytes)):
-        async with service.in_time():
-            rows = await read_board(
-                request, lights=description.layout.lights, num_golden=description.num_golden, limits=limits
-            )
-            read = time.perf_counter()
-            ahead = asyncio.Semaphore(BATCHES_AHEAD * model.queue.settings.max_batch_size)
-            results = await asyncio.gather(*(_result(model, row, ahead) for row in rows))
+    description = model.inspector.description
+    async with service.hold(request):
+        rows = await read_board(
+            request, lights=description.layout.lights, num_golden=description.num_golden, limits=service.limits
+        )
+        read = time.perf_counter()
+        ahead = asyncio.Semaphore(BATCHES_AHEAD * model.queue.settings.max_batch_size)
+        async with model.boards, asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_result(model, row, ahead)) for row in rows]
+        results = [task.result() for task in tasks]
     failed = sum(result.error is not None for result in results)
     request.state.facts = {"model": model.name, "rows": len(rows), "failed_rows": failed}
     return BoardInspection(
@@ -59,18 +60,16 @@ async def inspect_batch(model: Served, service: InService, request: Request) -> 
 
 
 async def _result(model: ServedModel, row: Row, ahead: asyncio.Semaphore) -> RowResult:
-    chosen = row.pair.threshold
-    threshold = model.inspector.description.threshold.value if chosen is None else chosen
-    source: Literal["model", "request"] = "model" if chosen is None else "request"
+    pair = row.pair
     async with ahead:
         try:
-            inspected = await model.inspect(row.pair)
+            inspected = await model.inspect(pair)
         except HttpError as problem:
             return RowResult(
                 id=row.id,
                 score=None,
-                threshold=threshold,
-                threshold_source=source,
+                threshold=model.inspector.description.threshold.value if pair.threshold is None else pair.threshold,
+                threshold_source=pair.threshold_source,
                 prediction="ERROR",
                 golden_cached=False,
                 error=RowError(**problem_of(problem)),
@@ -78,8 +77,8 @@ async def _result(model: ServedModel, row: Row, ahead: asyncio.Semaphore) -> Row
     return RowResult(
         id=row.id,
         score=inspected.verdict.score,
-        threshold=threshold,
-        threshold_source=source,
+        threshold=inspected.verdict.threshold,
+        threshold_source=pair.threshold_source,
         prediction=inspected.verdict.prediction,
         golden_cached=inspected.golden_cached,
         error=None,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 import uuid
 
 from fastapi import Request, Response
 
-from serve import board
 from serve.forwarding import Elsewhere, Forwarded, Remote
-from serve.problems import HttpError
-from serve.request_id import request_id_of
+from serve.heads import path_of, request_id_of
+from serve.problems import HttpError, try_again
 from serve.schemas import ModelAway, ModelList, ModelSummary
-from serve.service import RETRY_AFTER_SECONDS, Service
+from serve.service import Service
 
 # The replica itself ends what takes too long, and says so; this much later it is not there.
 EXTRA_SECONDS = 5.0
@@ -31,15 +29,12 @@ async def forward(request: Request, found: Elsewhere) -> Response:
     """
     service: Service = request.app.state.service
     started = time.monotonic()
-    is_board = getattr(request.scope.get("route"), "path", "") == board.ROUTE
-    places = math.ceil(service.limits.batch_bytes / service.limits.request_bytes) if is_board else 1
-    with service.uploads[found.remote.name].hold(places):
-        async with service.in_time():
-            body = await request.body()
+    async with service.hold(request, service.uploads[found.remote.name]):
+        body = await request.body()
     scope = request.scope
     forwarded = Forwarded(
         method=request.method,
-        path=scope["path"].removeprefix(scope.get("root_path", "")),
+        path=path_of(scope),
         request_id=request_id_of(scope),
         query=scope.get("query_string", b""),
         headers=tuple((name, value) for name, value in scope["headers"] if name.lower() not in KEPT_BACK),
@@ -67,7 +62,7 @@ async def check_ready(service: Service) -> None:
     absences = await asyncio.gather(*(remote.absence() for remote in service.remotes.values()))
     if any(absence and not absence.sleeps for absence in absences):
         detail = "Some model has no replica that runs; GET /v1/models says which. The others answer."
-        raise HttpError(503, "model-away", detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+        raise try_again("model-away", detail)
 
 
 async def _summary(remote: Remote) -> ModelSummary | ModelAway:

@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from serve.problems import HttpError
@@ -37,6 +37,11 @@ class PairForm:
     goldens: tuple[Picture, ...]
     golden_id: str | None = None
     threshold: float | None = None
+
+    @property
+    def threshold_source(self) -> Literal["model", "request"]:
+        """Who chose the threshold."""
+        return "model" if self.threshold is None else "request"
 
 
 class _InMemoryParser(MultiPartParser):
@@ -81,16 +86,18 @@ async def read_parts(
             if name in texts:
                 problem = f"the part {name!r} is there twice"
                 raise HttpError(422, "wrong-fields", f"Wrong fields: {problem}.", problems=[problem])
-            if name in fields and texts_as_files and isinstance(value, UploadFile):
-                texts[name] = (await value.read()).decode("utf-8", errors="replace")
-                continue
-            if (name in fields) != isinstance(value, str):
+            if (name in fields) != isinstance(value, str) and not (name in fields and texts_as_files):
                 wanted = "text" if name in fields else "a file"
                 raise HttpError(400, "wrong-part", f"The part {name!r} must be {wanted}.")
-            if isinstance(value, UploadFile):
-                uploads.setdefault(name, []).append(await value.read())
-            else:
+            if isinstance(value, str):
                 texts[name] = value
+                continue
+            content = await value.read()
+            await value.close()  # what was copied is not needed twice
+            if name in fields:
+                texts[name] = content.decode("utf-8", errors="replace")
+            else:
+                uploads.setdefault(name, []).append(content)
         return uploads, texts
     finally:
         await form.close()
@@ -111,8 +118,10 @@ async def read_pair(request: Request, *, lights: Sequence[str], num_golden: int)
     uploads, texts = await read_parts(request, fields=("golden_id", "threshold"))
     golden_id = texts.get("golden_id")
     problems: list[str] = []
-    if golden_id is not None and any(name.split(".")[0] == "golden" for name in uploads):
+    if golden_id is not None and (sent := [name for name in uploads if name.split(".")[0] == "golden"]):
         problems.append("send golden pictures or golden_id, not both")
+        for name in sent:
+            del uploads[name]
     if golden_id is not None and (golden_id in DOTS or not re.fullmatch(NAME_PATTERN, golden_id)):
         problems.append(f"golden_id is none: it must match {NAME_PATTERN}, and be more than . or ..")
     threshold = _threshold(texts.get("threshold"), problems)

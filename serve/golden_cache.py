@@ -42,7 +42,7 @@ class GoldenCache:
 
     def put(self, key: Key, halves: Arrays) -> None:
         """Keep the halves; what is larger than the whole cache is not kept."""
-        size = _bytes(halves)
+        size = bytes_of(halves)
         with self._lock:
             self._drop(key)
             if size > self.limit:
@@ -53,8 +53,9 @@ class GoldenCache:
             self._size += size
 
     def _drop(self, key: Key) -> None:
-        self._size -= _bytes(self._kept.pop(key, ()))
+        self._size -= bytes_of(self._kept.pop(key, ()))
 
 
-def _bytes(halves: Arrays) -> int:
+def bytes_of(halves: Arrays) -> int:
+    """Return what the halves of a golden take."""
     return sum(half.nbytes for half in halves)

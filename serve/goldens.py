@@ -32,10 +32,9 @@ async def register_golden(
 ) -> GoldenFacts:
     """Keep a golden under an id, for every replica and beyond a restart; 201 if it is new, 200 if it replaces another."""
     description = model.inspector.description
-    with service.admission.hold():
-        async with service.in_time():
-            pictures = await read_goldens(request, lights=description.layout.lights, num_golden=description.num_golden)
-            registered, replaced = await model.register(golden_id, pictures)
+    async with service.hold(request):
+        pictures = await read_goldens(request, lights=description.layout.lights, num_golden=description.num_golden)
+        registered, replaced = await model.register(golden_id, pictures)
     response.status_code = status.HTTP_200_OK if replaced else status.HTTP_201_CREATED
     return _facts(model, registered)
 

@@ -2,8 +2,13 @@
 
 Ray Serve writes HAProxy's configuration and starts it; both are set by environment variables where Ray is started. What
 cannot be set so is changed in the configuration on its way to HAProxy: its statistics would listen on every interface, and
-requests be told to whatever collects logs on this machine; `swap` and `rollback` would be sent to another replica, too, when
-one dies; and as long as HAProxy knows no replica it would answer 404 or 500 where clients should try again.
+requests be told to whatever collects logs on this machine; and as long as HAProxy knows no replica it would answer 404 or 500
+where clients should try again.
+
+HAProxy sends again only what fits into one of its buffers, and cannot tell a client whose request broke off whether to send it
+again. So what is larger, and what must happen only once, goes through Ray Serve's proxy, which is there for the time without any
+replica: it keeps bodies (`serve.retry`), and its milliseconds are nothing beside those of a board. It takes in whatever it gets,
+so it gets only bodies that say how long they are, and few at once; others go to a replica, once.
 """
 
 from __future__ import annotations
@@ -17,28 +22,20 @@ from typing import NamedTuple
 
 from serve.middleware import SECURITY_HEADERS
 from serve.problems import MEDIA_TYPE, HttpError, problem_of
-from serve.retry import ATTEMPTS, ONCE_ONLY
-from serve.service import RETRY_AFTER_SECONDS
+from serve.resending import ATTEMPTS, KEPT_BYTES, ONCE_ONLY, unanswered
 
 SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
-# HAProxy sends again what it still has in its buffer: a pair, or a small board. Each request costs a third of a millisecond
-# a MiB, however small it is.
+# What HAProxy sends again by itself: a pair, or a small board. Each request costs a third of a millisecond a MiB, however small
+# it is.
 BUFFER_BYTES = 1 << 20
+BODY_BYTES = BUFFER_BYTES - (48 << 10)  # the head has to fit as well
+LARGE_AT_ONCE = 16  # bodies that Ray Serve's proxy keeps: a GiB at most
 CONNECTIONS = 1024  # a buffer each while requests arrive
 
+# Not 400: where it cannot parse a request it answers before it looks for these.
 _ANSWERS = {
-    408: HttpError(408, "timeout", "The request was not here in time."),
-    502: HttpError(
-        500,
-        "broken-off",
-        "The replica that had this request died. Inspections may be sent again; else look what was done.",
-    ),
-    503: HttpError(
-        503,
-        "no-replica",
-        "No replica is ready. Try again in a moment.",
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-    ),
+    "408": HttpError(408, "timeout", "The request was not here in time."),
+    **dict.fromkeys(("502", "503", "504"), unanswered("")),
 }
 
 # Ray Serve forgets a HAProxy whose manager was killed, and it would hold the port for ever: so it ends with the manager.
@@ -80,10 +77,10 @@ def environment(folder: Path, binary: str, *, ports: Ports, request_seconds: flo
         ports: That nobody else uses.
         request_seconds: How long a request may take to arrive, and then to be answered.
     """
-    for status, problem in _ANSWERS.items():
-        (folder / f"{status}.http").write_text(_answer(problem), newline="")
+    for name, problem in {**_ANSWERS, "once": unanswered("/v1/models/any/swap")}.items():
+        (folder / f"{name}.http").write_text(_answer(problem), newline="")
     wrapper = folder / "haproxy"
-    changes = _changes(folder, request_seconds)
+    changes = _changes(folder, ports.fallback, request_seconds)
     wrapper.write_text(_WRAPPER.format(changes=changes, program=shlex.quote(binary)))
     wrapper.chmod(0o700)
     return {
@@ -111,21 +108,41 @@ def environment(folder: Path, binary: str, *, ports: Ports, request_seconds: flo
     }
 
 
-def _changes(folder: Path, request_seconds: float) -> str:
+def _changes(folder: Path, proxy: int, request_seconds: float) -> str:
     in_frontend = (
         # Only what is here as a whole can be sent again.
         "option http-buffer-request",
         f"timeout http-request {1000 * request_seconds:.0f}ms",
-        f"errorfile 408 {folder}/408.http",
-        f"http-request disable-l7-retry if {{ path_end {' '.join(ONCE_ONLY)} }}",
+    )
+    # Before each choice of a backend; the name of its condition is the group.
+    through_proxy = (
+        rf"    use_backend proxy_once if \1 {{ path,url_dec -m reg ^{ONCE_ONLY}$ }}\n"
+        rf"    use_backend proxy_large if \1 {{ req.hdr_val(content-length) gt {BODY_BYTES} }} "
+        rf"{{ req.hdr_val(content-length) le {KEPT_BYTES} }} "
+        rf"{{ nbsrv(proxy_large) gt 0 }} {{ be_conn(proxy_large) lt {LARGE_AT_ONCE} }}\n"
+    )
+    server = f"    server proxy 127.0.0.1:{proxy} check inter 1s fall 1 rise 1"
+    backends = (
+        "backend proxy_once",
+        f"    errorfile 502 {folder}/once.http",
+        f"    errorfile 504 {folder}/once.http",
+        "    http-request disable-l7-retry",
+        server,
+        "backend proxy_large",
+        server,
     )
     scripts = (
         r"/^frontend prometheus$/,/^ *no log$/d",
         r"/^listen stats$/,$d",
         r"/^ *log .* local0 info$/d",
+        r"/^ *errorfile /d",
+        # Where a kept connection turns out dead HAProxy hangs up on a client, without a word, if it cannot send the request again.
+        r"s/^( *http-reuse) always$/\1 safe/",
+        *(rf"/^defaults$/a\    errorfile {status} {folder}/{status}.http" for status in _ANSWERS),
         *(rf"/^frontend http_frontend$/a\    {line}" for line in in_frontend),
-        rf"s#^( *errorfile ({'|'.join(map(str, _ANSWERS))})) .*#\1 {folder}/\2.http#",
+        rf"s#^ *use_backend \S+ if (is_\S+)$#{through_proxy}&#",
         r"/^backend default_backend$/,/http-request/ s/^( *http-request) .*/\1 deny deny_status 503/",
+        *(rf"/^backend default_backend$/i\{line}" for line in backends),
     )
     return " ".join(f"-e {shlex.quote(script)}" for script in scripts)
 

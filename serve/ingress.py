@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -21,6 +21,7 @@ from serve.forwarding import Elsewhere, Remote
 from serve.keys import KeyRing, Scope
 from serve.metrics import Metrics
 from serve.middleware import BodyLimit, Envelope
+from serve.origin import OriginGuard
 from serve.page import mount_assets, render_page
 from serve.problems import MEDIA_TYPE, add_problem_handlers
 from serve.schemas import Inspection, Live, ModelFacts, ModelList, ProblemDetails, Ready, Timing
@@ -36,6 +37,7 @@ def create_app(
     limits: Limits,
     *,
     keys: KeyRing | None = None,
+    hosts: Collection[str] = (),
     metrics: Metrics | None = None,
     remotes: Mapping[str, Remote] | None = None,
 ) -> FastAPI:
@@ -45,6 +47,7 @@ def create_app(
         keeper: Has the models.
         limits: What one replica takes on.
         keys: Who may use it; None: everybody who reaches it.
+        hosts: Names by which it may be called without keys; empty: any.
         metrics: Counts; None: nobody does.
         remotes: Models with replicas of their own, by name.
     """
@@ -53,6 +56,7 @@ def create_app(
     # The last one added is the outermost.
     if keys:
         app.add_middleware(KeyGuard, ring=keys)
+    app.add_middleware(OriginGuard, hosts=() if keys else hosts, trusts_origin=keys is not None)
     app.add_middleware(
         BodyLimit,
         limit=limits.request_bytes,
@@ -107,13 +111,12 @@ _INSPECTION_BODY = multipart_body(
 async def inspect(model: Served, service: InService, request: Request) -> Inspection:
     """Compare a test picture with its golden and decide."""
     started = time.perf_counter()
-    with service.admission.hold():
-        description = model.inspector.description
-        async with service.in_time():
-            form = await read_pair(request, lights=description.layout.lights, num_golden=description.num_golden)
-            read = time.perf_counter()
-            service.metrics.stage(model.name, "read", read - started)
-            inspected = await model.inspect(form)
+    description = model.inspector.description
+    async with service.hold(request):
+        form = await read_pair(request, lights=description.layout.lights, num_golden=description.num_golden)
+        read = time.perf_counter()
+        service.metrics.stage(model.name, "read", read - started)
+        inspected = await model.inspect(form)
     verdict = inspected.verdict
     request.state.facts = {"model": model.name, "score": verdict.score, "prediction": verdict.prediction}
     return Inspection(
@@ -122,7 +125,7 @@ async def inspect(model: Served, service: InService, request: Request) -> Inspec
         engine=model.inspector.engine_name,
         score=verdict.score,
         threshold=verdict.threshold,
-        threshold_source="model" if form.threshold is None else "request",
+        threshold_source=form.threshold_source,
         prediction=verdict.prediction,
         golden_cached=inspected.golden_cached,
         timing_ms=Timing(

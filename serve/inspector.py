@@ -6,6 +6,7 @@ The event loop only waits; so health routes and the page answer while pictures a
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from changenet.data.kinds import Kind, PictureError
 from changenet.errors import DataError
 from changenet.inspection import Inspector, Verdict
 from changenet.storage import sha256
 from serve.batching import BatchQueue
-from serve.form import PairForm, Picture, part_name
+from serve.decoding import decoded
+from serve.form import PairForm, Picture
 from serve.golden_cache import GoldenCache, Key
 from serve.golden_registry import GoldenRegistry, Registered
 from serve.metrics import Metrics
@@ -31,11 +32,7 @@ from serve.settings import Batching
 
 Result = TypeVar("Result")
 
-# Beginnings of the files that `changenet.data.images` reads; what starts otherwise was never meant as a picture.
-_SIGNATURES = (
-    *(b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\x00", b"MM\x00*", b"RIFF"),
-    *(b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"),
-)
+BOARDS_AT_ONCE = 8  # a model's; further ones wait, so that not all of their rows lie decoded in memory
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,8 @@ class Shared:
     """What the models of a replica share.
 
     Args:
-        decoders: Threads that decode pictures and read goldens.
+        decoders: Threads that decode pictures.
+        readers: Threads for what has to do with registered goldens, whose folder may be slow: it must not stop the others.
         picture_pixels: Limit on the pixels of an uploaded picture.
         cache: Encoded goldens.
         registry: Registered goldens, where there is a folder for them.
@@ -51,6 +49,7 @@ class Shared:
     """
 
     decoders: ThreadPoolExecutor
+    readers: ThreadPoolExecutor
     picture_pixels: int
     cache: GoldenCache
     registry: GoldenRegistry | None = None
@@ -85,6 +84,7 @@ class ServedModel:
         self.version = version
         self.inspector = inspector
         self.shared = shared
+        self.boards = asyncio.Semaphore(BOARDS_AT_ONCE)
         self.observer: Callable[[PairForm, Verdict], None] | None = None  # told of every verdict
         self.queue: BatchQueue[Pair, NDArray[np.float32]] = BatchQueue(
             name=f"engine-{name}",
@@ -102,15 +102,20 @@ class ServedModel:
         """Decide one pair.
 
         Raises:
-            HttpError: A picture is none (415), too large (413) or unreadable (400), or the golden is unknown (404).
+            HttpError: A picture is none (415), too large (413) or unreadable (400), the golden is unknown (404), its folder
+                is away (503), or the score is no number (422).
         """
         started = time.perf_counter()
+        threads = self.shared.decoders if form.golden_id is None else self.shared.readers
         # In one thread: the way to a second one takes longer than most goldens do, which are kept.
-        pair = await self._in_decoders(lambda: Pair(self._decode(form.test, "test"), self._goldens(form)))
+        pair = await _in(threads, lambda: Pair(self._decode(form.test, "test"), self._goldens(form)))
         decoded = time.perf_counter()
         output = await self.queue.submit(pair)
         inspector = self.inspector if form.threshold is None else self.inspector.with_threshold(form.threshold)
         (verdict,) = inspector.verdicts(output[np.newaxis])
+        if not math.isfinite(verdict.score):
+            detail = "The network gives no number for this pair, so nothing can be said about it."
+            raise HttpError(422, "no-score", detail)
         if self.observer:
             self.observer(form, verdict)
         inspected = Inspected(verdict, pair.pictures == 1, decoded - started, time.perf_counter() - decoded)
@@ -126,19 +131,24 @@ class ServedModel:
                 self._decode(golden, "golden")
             return registry.put(self.name, golden_id, goldens)
 
-        return await self._in_decoders(checked)
+        return await _in(self.shared.readers, checked)
 
     async def registered(self, golden_id: str) -> Registered:
         """Return what is registered under an id (404 where nothing is)."""
-        return await self._in_decoders(self._record, golden_id)
+        return await _in(self.shared.readers, self._record, golden_id)
 
     async def forget(self, golden_id: str) -> None:
-        """Forget a registered golden and what was made of it (404 where there is none)."""
-        if not await self._in_decoders(self._registry().forget, self.name, golden_id):
+        """Forget a registered golden (404 where there is none); what was made of it gives way to others in the caches."""
+        if not await _in(self.shared.readers, self._registry().forget, self.name, golden_id):
             raise _no_such_golden(golden_id)
 
     def golden_of(self, golden_id: str, picture: dict[str, str]) -> Golden:
-        """Return one picture of a registered golden, by the SHA-256 of its lights; decoded unless it is in the cache."""
+        """Return one picture of a registered golden, by the SHA-256 of its lights; decoded unless it is in the cache.
+
+        Raises:
+            DataError: It is gone or damaged.
+            HttpError: It has other lights, or cannot be decoded.
+        """
         lights = self.inspector.description.layout.lights
         if picture.keys() != set(lights):
             raise _no_such_golden(golden_id, "was registered with other lights")
@@ -146,10 +156,7 @@ class ServedModel:
         if halves := self.shared.cache.get(key):
             return Golden(key, halves)
         registry = self._registry()
-        try:
-            contents = {light: registry.read(self.name, golden_id, digest) for light, digest in picture.items()}
-        except DataError as error:
-            raise _no_such_golden(golden_id, "is damaged") from error
+        contents = {light: registry.read(self.name, golden_id, digest) for light, digest in picture.items()}
         return Golden(key, pixels=self._decode(contents, f"golden {golden_id}"))
 
     def _compare(self, pairs: Sequence[Pair]) -> list[NDArray[np.float32]]:
@@ -173,10 +180,19 @@ class ServedModel:
         )
 
     def _goldens(self, form: PairForm) -> tuple[Golden, ...]:
-        if form.golden_id is not None:
-            pictures = self._record(form.golden_id).pictures
-            return tuple(self.golden_of(form.golden_id, picture) for picture in pictures)
-        return tuple(map(self._golden, form.goldens))
+        if form.golden_id is None:
+            return tuple(map(self._golden, form.goldens))
+        try:
+            return self._registered(form.golden_id)
+        except DataError:
+            # Another one may have taken its place since the record was read, and its pictures are gone.
+            try:
+                return self._registered(form.golden_id)
+            except DataError as error:
+                raise _no_such_golden(form.golden_id, "is damaged") from error
+
+    def _registered(self, golden_id: str) -> tuple[Golden, ...]:
+        return tuple(self.golden_of(golden_id, picture) for picture in self._record(golden_id).pictures)
 
     def _golden(self, picture: Picture) -> Golden:
         lights = self.inspector.description.layout.lights
@@ -201,26 +217,10 @@ class ServedModel:
 
     def _decode(self, picture: Picture, role: str) -> NDArray[np.uint8]:
         try:
-            return self._decode_checked(picture, role)
+            return decoded(self.inspector, picture, role, max_pixels=self.shared.picture_pixels)
         except HttpError as error:
             self.shared.metrics.picture_error(self.name, error.kind)
             raise
-
-    def _decode_checked(self, picture: Picture, role: str) -> NDArray[np.uint8]:
-        for light, content in picture.items():
-            if content and not content.startswith(_SIGNATURES):
-                detail = f"The part {part_name(role, light)!r} is not a picture."
-                raise HttpError(415, "not-a-picture", detail)
-        try:
-            return self.inspector.prepare_picture(picture, where=role, max_pixels=self.shared.picture_pixels)
-        except DataError as error:
-            problems = [str(problem) for problem in error.problems]
-            if isinstance(error, PictureError) and error.kind is Kind.TOO_LARGE:
-                raise HttpError(413, "picture-too-large", problems[0]) from error
-            raise HttpError(400, "unreadable-picture", " ".join(problems), problems=problems) from error
-
-    async def _in_decoders(self, function: Callable[..., Result], *arguments: object) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self.shared.decoders, function, *arguments)
 
     def facts(self) -> ModelFacts:
         """Return what clients may know about the model."""
@@ -243,6 +243,10 @@ class ServedModel:
             versions=description.versions,
             data_hash=description.data_hash,
         )
+
+
+async def _in(threads: ThreadPoolExecutor, function: Callable[..., Result], *arguments: object) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
 
 
 def _no_such_golden(golden_id: str, why: str = "is not registered here") -> HttpError:

@@ -9,16 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 from changenet import storage
 from changenet.bundle import is_bundle
+from changenet.engines import Arrays
 from changenet.errors import ChangeNetError, CheckpointError, DataError
 from changenet.inspection import Inspector
 from serve.drift import ScoreWindow, has_scores
-from serve.golden_cache import GoldenCache
+from serve.golden_cache import GoldenCache, Key, bytes_of
 from serve.golden_registry import GoldenRegistry
 from serve.inspector import ServedModel, Shared
 from serve.metrics import Metrics
 from serve.model_state import Candidate, ModelState, StateFiles
 from serve.pairs import encode_goldens
 from serve.problems import HttpError
+from serve.registry_away import AWAY
 from serve.settings import ModelSettings, ServiceSettings, Source
 from serve.shadow import Shadow
 from serve.slot import ModelSlot
@@ -42,8 +44,9 @@ def open_models(settings: ServiceSettings, metrics: Metrics, names: Sequence[str
     folder = settings.goldens_dir
     shared = Shared(
         decoders=ThreadPoolExecutor(settings.limits.decoders, thread_name_prefix="decode"),
+        readers=ThreadPoolExecutor(settings.limits.decoders, thread_name_prefix="goldens"),
         picture_pixels=settings.limits.picture_pixels,
-        cache=GoldenCache(settings.golden_cache_bytes),
+        cache=GoldenCache(settings.golden_cache_mb << 20),
         registry=GoldenRegistry(folder) if folder is not None else None,
         metrics=metrics,
     )
@@ -62,8 +65,8 @@ def _open(name: str, configured: tuple[ModelSettings, ...], load: Load, files: S
     """Load what the state of a model wants; where that fails, what was before, or else what is configured."""
     main = next(model for model in configured if model.traffic == 1)
     aside = next((model for model in configured if model.traffic < 1), None)
-    shadow = Candidate(source=aside.source, traffic=aside.traffic) if aside else None
-    state = ModelState(configured=configured, active=main.source, shadow=shadow)
+    candidate = Candidate(source=aside.source, traffic=aside.traffic) if aside else None
+    state = ModelState(configured=configured, active=main.source, shadow=candidate)
     try:
         changed = files.read(name) if files else None
     except DataError as error:
@@ -71,29 +74,27 @@ def _open(name: str, configured: tuple[ModelSettings, ...], load: Load, files: S
         changed = None
     if changed is not None and changed.configured == configured:
         state = changed
-    active, source, failure = _first(name, [state.active, *filter(None, [state.previous]), main.source], load)
-    behind = state.model_copy(update={"active": source, "generation": -1}) if failure else state
-    candidate = None
+    active, source, behind = _first(name, [state.active, *filter(None, [state.previous]), main.source], load)
+    shadow = None
     if state.shadow is not None:
         try:
-            candidate = Shadow(load(name, state.shadow.source), state.shadow.traffic)
+            shadow = Shadow(load(name, state.shadow.source), state.shadow, beside=active)
         except ChangeNetError as error:
             logger.error("The shadow of %r cannot be loaded: %s", name, error)
-            failure = failure or str(error)
-            behind = behind.model_copy(update={"shadow": None, "generation": -1})
-    return ModelSlot(active, behind, shadow=candidate, failure=failure)
+            behind = behind or f"No shadow: {error}"
+    return ModelSlot(active, state, source=source, shadow=shadow, behind=behind)
 
 
 def _first(name: str, sources: Sequence[Source], load: Load) -> tuple[ServedModel, Source, str | None]:
     """Return the first bundle that loads, and why the one before it did not; raise as the last one does."""
-    failure = None
+    reason = None
     for number, source in enumerate(sources, start=1):
         try:
-            return load(name, source), source, failure
+            return load(name, source), source, reason
         except ChangeNetError as error:
             if number == len(sources) or sources[number] == source:
                 raise
-            failure = failure or str(error)
+            reason = reason or str(error)
             logger.error("%r is served from another bundle: %s", name, error)
     raise AssertionError("there is always a configured bundle")
 
@@ -107,14 +108,14 @@ def load_model(name: str, source: Source, settings: ServiceSettings, shared: Sha
     """
     try:
         served = _load(name, source, settings, shared)
+        if shared.registry is not None:
+            warm(served, shared.registry)
+        return served
     except ChangeNetError:
         raise
     except Exception as error:  # what libraries say of a file that was made wrong
         what = f"cannot be used ({type(error).__name__})"
         raise CheckpointError(what, where=source.bundle, fix="Export the bundle again.") from error
-    if shared.registry is not None:
-        warm(served, shared.registry)
-    return served
 
 
 def _load(name: str, source: Source, settings: ServiceSettings, shared: Shared) -> ServedModel:
@@ -128,6 +129,7 @@ def _load(name: str, source: Source, settings: ServiceSettings, shared: Shared) 
         encryption_key=key,
         trusted_keys=settings.trusted_keys,
         threads=settings.cpus,
+        device="cuda" if settings.gpus else None,  # the one that Ray shows this replica
     )
     assert inspector.bundle is not None
     version = inspector.bundle.version
@@ -146,20 +148,34 @@ def _load(name: str, source: Source, settings: ServiceSettings, shared: Shared) 
 
 
 def warm(model: ServedModel, registry: GoldenRegistry) -> None:
-    """Encode registered goldens until the cache is full; one that cannot be used is a warning."""
+    """Encode registered goldens, as many as fit into the cache; one that cannot be used is a warning.
+
+    What other models have there gives way: it goes on being used, or is encoded again when it is.
+    """
     cache = model.shared.cache
-    for golden_id in registry.ids(model.name):
-        try:
-            registered = registry.get(model.name, golden_id)
-            goldens = [model.golden_of(golden_id, each) for each in registered.pictures] if registered else []
-        except (ChangeNetError, HttpError) as error:
-            logger.warning("The golden %r of %r cannot be used: %s", golden_id, model.name, error)
-            continue
-        pictures = {golden.key: golden.pixels for golden in goldens if golden.pixels is not None}
-        if not pictures:
-            continue
-        kept = len(cache)
-        encode_goldens(model.inspector.engine, pictures, cache)
-        if len(cache) < kept + len(pictures):
-            logger.warning("The cache is too small for all registered goldens of %r.", model.name)
-            return
+    sizes: dict[Key, int] = {}
+    try:
+        for golden_id in registry.ids(model.name):
+            for key, halves in _halves(model, registry, golden_id).items():
+                sizes[key] = bytes_of(halves)
+                if sum(sizes.values()) > cache.limit:
+                    logger.warning("The cache is too small for all registered goldens of %r.", model.name)
+                    return
+                cache.put(key, halves)
+    except HttpError as error:  # the folder is away
+        logger.warning("The registered goldens of %r are not encoded yet: %s", model.name, error.detail)
+
+
+def _halves(model: ServedModel, registry: GoldenRegistry, golden_id: str) -> dict[Key, Arrays]:
+    """Return what the network makes of a registered golden; nothing where it cannot be used."""
+    try:
+        registered = registry.get(model.name, golden_id)
+        goldens = [model.golden_of(golden_id, each) for each in registered.pictures] if registered else []
+    except (ChangeNetError, HttpError) as error:
+        if isinstance(error, HttpError) and error.status_code == AWAY:
+            raise
+        logger.warning("The golden %r of %r cannot be used: %s", golden_id, model.name, error)
+        return {}
+    known = {golden.key: golden.halves for golden in goldens if golden.halves is not None}
+    new = {golden.key: golden.pixels for golden in goldens if golden.pixels is not None}
+    return known | encode_goldens(model.inspector.engine, new)

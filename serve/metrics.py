@@ -116,6 +116,18 @@ class RaySink:
         self._record[name](value, tags=tags)
 
 
+class _ShadowSink:
+    """Hands on what an engine does."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def record(self, name: str, value: float, tags: dict[str, str]) -> None:
+        """Hand it on, or forget it."""
+        if name in ("changenet_engine_seconds", "changenet_batch_pairs"):
+            self._sink.record(name, value, {**tags, "model": f"{tags['model']} (shadow)"})
+
+
 class Metrics:
     """What there is to tell.
 
@@ -126,6 +138,10 @@ class Metrics:
     def __init__(self, sink: Sink | None = None) -> None:
         self._sink = sink or Nowhere()
         self._windows: dict[tuple[str, str], ScoreWindow] = {}
+
+    def of_shadow(self) -> Metrics:
+        """Return what a candidate in the shadow counts: the work of its engine, under a name that no model has."""
+        return self if isinstance(self._sink, _ShadowSink) else Metrics(_ShadowSink(self._sink))
 
     def request(self, *, route: str, method: str, status: int, seconds: float) -> None:
         """A request was answered; `route` is the pattern, never the path."""
@@ -159,6 +175,11 @@ class Metrics:
             self._windows[model, version] = ScoreWindow(description.validation_scores, description.threshold.value)
         if (index := self._windows[model, version].add(score)) is not None:
             self._sink.record("changenet_score_drift", index, tags.copy())
+
+    def retired(self, model: str, version: str) -> None:
+        """A version answers no more: what its scores drifted must not look like those of the one that answers now."""
+        if self._windows.pop((model, version), None):
+            self._sink.record("changenet_score_drift", 0.0, {"model": model, "version": version})
 
     def picture_error(self, model: str, problem: str) -> None:
         """A picture was refused; `problem` is the kind of the HTTP problem."""

@@ -11,9 +11,9 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.heads import number_in, path_of, request_id_of
 from serve.metrics import Metrics
 from serve.problems import HttpError, problem_response
-from serve.request_id import request_id_of
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("serve.access")
@@ -31,6 +31,7 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+CLIENT_GONE = 499  # in log and metrics: nobody waited for the answer; the number that nginx made usual
 
 
 class Envelope:
@@ -65,11 +66,12 @@ class Envelope:
             if status:  # too late for another answer: let the connection break
                 raise
             problem = HttpError(500, "internal", "The service failed on this request; its log has the reason.")
-            await problem_response(problem, request_id_of(scope))(scope, receive, send_with_headers)
+            await problem_response(scope, problem)(scope, receive, send_with_headers)
         finally:
             seconds = time.perf_counter() - started
             # Of a path that is no route, or without a key, nothing is kept: it is whatever a stranger made up.
             route = getattr(scope.get("route"), "path", "none")
+            status = status or CLIENT_GONE
             self.metrics.request(route=route, method=scope["method"], status=status, seconds=seconds)
             access_logger.info(
                 "request",
@@ -112,9 +114,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self.board_limit if self.boards.fullmatch(scope["path"]) else self.limit
-        detail = f"The body has more than {limit} bytes."
-        too_large = problem_response(HttpError(413, "request-too-large", detail), request_id_of(scope))
+        limit = self.board_limit if self.boards.fullmatch(path_of(scope)) else self.limit
         headers = Headers(scope=scope)
         read = 0
         ended = "content-length" not in headers and "transfer-encoding" not in headers
@@ -136,7 +136,7 @@ class BodyLimit:
             except TimeoutError as error:
                 raise HttpError(408, "timeout", f"The body was not here within {self.seconds:g} seconds.") from error
             if read > limit:
-                raise HttpError(413, "request-too-large", detail)
+                raise _too_large(limit)
             return message
 
         async def send_after_body(message: Message) -> None:
@@ -149,8 +149,11 @@ class BodyLimit:
                         await receive_counted()
             await send(message)
 
-        length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > limit:
-            await too_large(scope, receive, send_after_body)
+        if (number_in(headers.get("content-length")) or 0) > limit:
+            await problem_response(scope, _too_large(limit))(scope, receive, send_after_body)
         else:
             await self.app(scope, receive_limited, send_after_body)
+
+
+def _too_large(limit: int) -> HttpError:
+    return HttpError(413, "request-too-large", f"The body has more than {limit} bytes.")

@@ -2,25 +2,33 @@
 
     FOLDER/MODEL.model.json
 
-The replica that was asked for a change tries it out before it writes the file; the others follow within a second, and a
-new replica starts with it. A bundle that the configuration names anew wins over the file.
+The replica that was asked for a change tries it out before it writes the file; the others follow, and a new replica starts
+with it. A bundle that the configuration names anew wins over the file.
 """
 
 from __future__ import annotations
 
+import json
 import time
+import uuid
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from changenet import storage
 from changenet.errors import DataError
+from serve.registry_away import or_away
 from serve.settings import ModelSettings, Source
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+class NewerStateError(DataError):
+    """The state was written by a newer version of this program, which alone may change it."""
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Format 1 numbered its generations.
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
 
 class Candidate(_Record):
@@ -54,11 +62,11 @@ class ModelState(_Record):
         previous: The one before it.
         shadow: The candidate.
         failure: The last change, where it failed.
-        generation: Grows with every change.
+        generation: Made up with every change, so that two changes at once are never taken for one; empty at the start.
     """
 
     format_version: int = FORMAT_VERSION
-    generation: int = 0
+    generation: str = ""
     configured: tuple[ModelSettings, ...]
     active: Source
     previous: Source | None = None
@@ -66,17 +74,18 @@ class ModelState(_Record):
     failure: Failure | None = None
 
     def changed(self, **fields: object) -> ModelState:
-        """Return the next state."""
-        return self.model_copy(update={**fields, "generation": self.generation + 1})
+        """Return another state."""
+        made = {"generation": uuid.uuid4().hex, "format_version": FORMAT_VERSION}
+        return self.model_copy(update={**fields, **made})
 
-    def failed(self, bundle: str, reason: str) -> ModelState:
-        """Return the same state, with a change that was not made."""
-        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        return self.changed(failure=Failure(bundle=bundle, reason=reason, at=at))
+
+def failure_of(bundle: str, reason: str) -> Failure:
+    """Return that a change was not made just now."""
+    return Failure(bundle=bundle, reason=reason, at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
 
 class StateFiles:
-    """The states of all models.
+    """The states of all models. Every method raises HttpError (503) while the folder is away.
 
     Args:
         folder: Path or URI that all replicas see.
@@ -85,44 +94,33 @@ class StateFiles:
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
+    @or_away()
     def read(self, model: str) -> ModelState | None:
         """Return the state of a model, None where nothing was changed.
 
         Raises:
-            DataError: The file is damaged, or of a newer format.
+            DataError: The file is damaged, or (NewerStateError) of a newer format.
         """
         where = self._path(model)
         try:
-            text = storage.read_text(where)
+            content = storage.read_bytes(where)
         except DataError:
             return None
         try:
-            return ModelState.model_validate_json(text)
-        except ValidationError as error:
+            values = json.loads(content)
+            if values["format_version"] > FORMAT_VERSION:
+                what, fix = "written by a newer version of this program", "Upgrade changenet in every replica."
+                raise NewerStateError(what, where=where, fix=fix)
+            return ModelState.model_validate(values, strict=False)
+        except (ValidationError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 "damaged state of a model", where=where, fix="Remove it; the configuration counts."
             ) from error
 
+    @or_away()
     def write(self, model: str, state: ModelState) -> None:
         """Let every replica follow."""
         storage.write_text(self._path(model), state.model_dump_json(indent=2))
-
-    def write_tally(self, model: str, compared: str, replica: str, text: str) -> None:
-        """Keep what a replica saw of a candidate; `compared` names it and the model that it ran beside."""
-        storage.write_text(storage.join(self._shadow(model, compared), f"{replica}.json"), text)
-
-    def read_tallies(self, model: str, compared: str) -> dict[str, str]:
-        """Return what each replica saw, by replica."""
-        folder = self._shadow(model, compared)
-        names = storage.names_inside(folder)
-        return {
-            name.removesuffix(".json"): storage.read_text(storage.join(folder, name))
-            for name in names
-            if name.endswith(".json")
-        }
-
-    def _shadow(self, model: str, compared: str) -> str:
-        return storage.join(self.folder, f"{model}.shadow", compared)
 
     def _path(self, model: str) -> str:
         return storage.join(self.folder, f"{model}.model.json")

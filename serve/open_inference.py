@@ -18,12 +18,11 @@ from serve.inspector import ServedModel
 from serve.keys import Scope
 from serve.problems import HttpError
 from serve.schemas import ModelReady, ServerMetadata, TensorMetadata, TensorModel
-from serve.service import InService, Served
+from serve.service import InService, Served, keeps
 from serve.tensors import DATATYPE, HEADER_LENGTH, Inference, InferenceRequest, read_inference, write_inference
 
 INPUTS = ("input_1", "input_2")  # test, golden
 OUTPUT = "output"
-PLACES = 8  # of one request: numbers in JSON become many times as large
 
 router = APIRouter(prefix="/v2")
 
@@ -80,16 +79,16 @@ async def model_ready(model: OfVersion) -> ModelReady:
 @router.post("/models/{model}/infer", openapi_extra=_INFERENCE_BODY)
 @router.post("/models/{model}/versions/{version}/infer", openapi_extra=_INFERENCE_BODY)
 @open_to(Scope.INSPECT)
+@keeps(lambda limits, body: 8 * (limits.request_bytes if body is None else body))  # numbers in JSON grow that much
 async def infer(model: OfVersion, service: InService, request: Request) -> Response:
     """Run the pair graph on normalised pictures, float32 NCHW."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise HttpError(415, "wrong-tensors", "Send the body as it is, not compressed.")
-    with service.admission.hold(PLACES):
-        async with service.in_time():
-            body = await request.body()
-            inference = await asyncio.to_thread(read_inference, body, request.headers.get(HEADER_LENGTH))
-            test, golden = _pair(model, inference)
-            output = await model.queue.run(lambda: model.inspector.engine.pair(test, golden))
+    async with service.hold(request):
+        body = await request.body()
+        inference = await asyncio.to_thread(read_inference, body, request.headers.get(HEADER_LENGTH))
+        test, golden = _pair(model, inference)
+        output = await model.queue.run(lambda: model.inspector.engine.pair(test, golden))
     answer = {"model_name": model.name, "model_version": model.version}
     if inference.id is not None:
         answer["id"] = inference.id

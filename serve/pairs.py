@@ -67,11 +67,9 @@ def compare_pairs(engine: Engine, pairs: Sequence[Pair], *, num_golden: int, cac
     return engine.compare([level[: len(pairs)] for level in features], batch)
 
 
-def encode_goldens(engine: Engine, pictures: dict[Key, NDArray[np.uint8]], cache: GoldenCache) -> None:
-    """Encode goldens, uint8 (3, H, W) each, before anybody asks for them."""
-    encoded = _encoded(engine, engine.encode(np.stack(list(pictures.values()))), list(pictures))
-    for key, halves in encoded.items():
-        cache.put(key, halves)
+def encode_goldens(engine: Engine, pictures: dict[Key, NDArray[np.uint8]]) -> dict[Key, Arrays]:
+    """Return the halves of goldens, uint8 (3, H, W) each, before anybody asks for them."""
+    return _encoded(engine, engine.encode(np.stack(list(pictures.values()))), list(pictures)) if pictures else {}
 
 
 def _encoded(engine: Engine, features: Sequence[NDArray[np.float32]], keys: Sequence[Key]) -> dict[Key, Arrays]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as FrameworkError
+from starlette.types import Scope
 
-from serve.request_id import request_id_of
+from serve.heads import path_of, request_id_of
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 1
 TITLES = {
     400: "The request cannot be read",
     401: "No valid key",
@@ -20,11 +22,12 @@ TITLES = {
     404: "Not found",
     405: "Method not allowed",
     408: "Too slow",
+    409: "Changed meanwhile",
     413: "Too large",
     415: "Not a picture",
-    422: "Wrong fields",
+    422: "Cannot be done as asked",
     500: "Internal error",
-    503: "Overloaded",
+    503: "Not available now",
 }
 
 
@@ -55,6 +58,12 @@ class HttpError(HTTPException):
         self.problems = tuple(problems)
 
 
+def try_again(kind: str, detail: str) -> HttpError:
+    """Return a 503: nothing is wrong with the request, and a moment later it may be answered."""
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return HttpError(503, kind, f"{detail} Try again in a moment.", headers=headers)
+
+
 def problem_of(problem: HttpError) -> dict[str, Any]:
     """Return a problem as JSON, without the request it ended."""
     return {
@@ -65,36 +74,32 @@ def problem_of(problem: HttpError) -> dict[str, Any]:
     }
 
 
-def problem_response(problem: HttpError, request_id: str, *, open_inference: bool = False) -> JSONResponse:
+def problem_response(scope: Scope, problem: HttpError) -> JSONResponse:
     """Return the response that tells the client; those of the Open Inference Protocol look for a member `error`."""
-    body = problem_of(problem) | {"request_id": request_id} | ({"error": problem.detail} if open_inference else {})
+    body = problem_of(problem) | {"request_id": request_id_of(scope)}
+    if path_of(scope).split("/")[1:2] == ["v2"]:
+        body["error"] = problem.detail
     if problem.problems:
         body["problems"] = list(problem.problems)
-    return JSONResponse(body, status_code=problem.status_code, headers=_plain(problem.headers), media_type=MEDIA_TYPE)
+    headers = dict(problem.headers or {})
+    return JSONResponse(body, status_code=problem.status_code, headers=headers, media_type=MEDIA_TYPE)
 
 
 def add_problem_handlers(app: FastAPI) -> None:
     """Let every error of `app` that is the client's be answered as a problem."""
 
     def from_problem(request: Request, error: HttpError) -> JSONResponse:
-        open_inference = request.url.path.startswith("/v2/")
-        return problem_response(error, request_id_of(request.scope), open_inference=open_inference)
+        return problem_response(request.scope, error)
 
     def from_framework(request: Request, error: FrameworkError) -> JSONResponse:
         kind = {404: "no-such-route", 405: "method-not-allowed"}.get(error.status_code, "http-error")
-        problem = HttpError(error.status_code, kind, str(error.detail), headers=_plain(error.headers))
-        return problem_response(problem, request_id_of(request.scope))
+        problem = HttpError(error.status_code, kind, str(error.detail), headers=dict(error.headers or {}))
+        return problem_response(request.scope, problem)
 
     def from_validation(request: Request, error: RequestValidationError) -> JSONResponse:
         found = [f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors()]
-        return problem_response(
-            HttpError(422, "wrong-fields", "; ".join(found), problems=found), request_id_of(request.scope)
-        )
+        return problem_response(request.scope, HttpError(422, "wrong-fields", "; ".join(found), problems=found))
 
     app.exception_handler(HttpError)(from_problem)
     app.exception_handler(FrameworkError)(from_framework)
     app.exception_handler(RequestValidationError)(from_validation)
-
-
-def _plain(headers: Mapping[str, str] | None) -> dict[str, str] | None:
-    return dict(headers) if headers else None

@@ -13,9 +13,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from serve.forwarding import Absence, Answered, Forwarded
-from serve.problems import HttpError
-from serve.retry import ATTEMPTS, ONCE_ONLY
-from serve.service import RETRY_AFTER_SECONDS
+from serve.problems import HttpError, try_again
+from serve.resending import attempts_for, unanswered
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -81,8 +80,8 @@ class RayModel:
         self._deployments = deployments
 
     async def ask(self, request: Forwarded, *, seconds: float) -> Answered:
-        """Let one of its replicas answer; one that dies meanwhile is replaced by another (raises 503)."""
-        attempts = 1 if request.path.endswith(ONCE_ONLY) else ATTEMPTS
+        """Let one of its replicas answer; one that dies meanwhile is replaced by another (raises 503, or 500 `broken-off`)."""
+        attempts = attempts_for(request.path)
         try:
             async with asyncio.timeout(seconds):
                 for attempt in range(1, attempts + 1):
@@ -94,11 +93,13 @@ class RayModel:
                     except RayTaskError:  # a mistake of ours, which belongs into the log
                         raise
                     except RayError as error:
+                        if attempts == 1:
+                            raise unanswered(request.path) from error
                         if attempt == attempts:
                             raise self._unavailable(error) from error
                     await asyncio.sleep(attempt * PAUSE_SECONDS)
         except TimeoutError as error:
-            raise self._unavailable(error) from error
+            raise (unanswered(request.path) if attempts == 1 else self._unavailable(error)) from error
         raise AssertionError("the last attempt returns or raises")
 
     async def absence(self) -> Absence | None:
@@ -123,12 +124,7 @@ class RayModel:
         logger.warning("No replica of %r answers: %s: %s", self.name, type(error).__name__, error)
         busy = isinstance(error, BackPressureError)
         detail = "has all the requests it can take" if busy else "is not there at the moment"
-        return HttpError(
-            503,
-            "overloaded" if busy else "model-away",
-            f"The model {self.name!r} {detail}. Try again in a moment.",
-            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-        )
+        return try_again("overloaded" if busy else "model-away", f"The model {self.name!r} {detail}.")
 
 
 def reason_in(message: str) -> str:

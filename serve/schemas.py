@@ -123,7 +123,10 @@ class ModelSummary(_Schema):
     previous: str | None = Field(default=None, description="The version that a rollback brings back.")
     shadow: str | None = Field(default=None, description="The version in the shadow.")
     failure: FailedChange | None = Field(default=None, description="The last change, where it failed.")
-    behind: str | None = Field(default=None, description="Why the replica that answers has not followed a change yet.")
+    behind: str | None = Field(
+        default=None, description="Why the replica that answers does not run all that is wanted."
+    )
+    trying: str | None = Field(default=None, description="The bundle that the replica that answers tries out just now.")
 
 
 class ShadowReport(_Schema):

@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+import math
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
 from serve.forwarding import Elsewhere, Remote
+from serve.heads import number_in
 from serve.inspector import ServedModel
 from serve.metrics import Metrics
-from serve.problems import HttpError
+from serve.problems import HttpError, try_again
 from serve.settings import Limits
 from serve.slot import ModelSlot
 from serve.slots import ModelKeeper
 
-RETRY_AFTER_SECONDS = 1
+Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
+
+
+def keeps(memory: Callable[[Limits, int | None], int]) -> Callable[[Endpoint], Endpoint]:
+    """Mark a route function with the bytes that a request to it keeps in memory; an unmarked one keeps those of one inspection.
+
+    Args:
+        memory: From the limits and the announced length of the body; None: it announces none.
+    """
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        endpoint.memory = memory  # type: ignore[attr-defined]
+        return endpoint
+
+    return mark
+
+
+def places_of(request: Request, limits: Limits) -> int:
+    """Return how many inspections a request counts as: one for each `request_bytes` that it keeps."""
+    memory = getattr(request.scope["endpoint"], "memory", lambda *_: 0)
+    kept: int = memory(limits, number_in(request.headers.get("content-length")))
+    return max(1, math.ceil(kept / limits.request_bytes))
 
 
 class Admission:
@@ -41,8 +64,9 @@ class Admission:
         """
         places = min(places, self._limit)
         if self._inside + places > self._limit:
-            detail = f"{self._limit} inspections are under way. Try again in a moment."
-            raise HttpError(503, "overloaded", detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+            raise try_again(
+                "overloaded", f"All {self._limit} places for requests are taken; a large body takes several."
+            )
         self._inside += places
         try:
             yield
@@ -81,14 +105,23 @@ class Service:
         return [*self.keeper.slots, *self.remotes]
 
     @asynccontextmanager
-    async def in_time(self) -> AsyncIterator[None]:
-        """End what takes longer than a request may (408)."""
+    async def hold(self, request: Request, admission: Admission | None = None) -> AsyncIterator[None]:
+        """Hold the places of a request, and end what takes longer than a request may.
+
+        Args:
+            request: To one of the routes.
+            admission: Whose places; None: those of this replica's inspections.
+
+        Raises:
+            HttpError: 503 or 408.
+        """
         seconds = self.limits.request_seconds
-        try:
-            async with asyncio.timeout(seconds):
-                yield
-        except TimeoutError as error:
-            raise HttpError(408, "timeout", f"No verdict within {seconds:g} seconds.") from error
+        with (admission or self.admission).hold(places_of(request, self.limits)):
+            try:
+                async with asyncio.timeout(seconds):
+                    yield
+            except TimeoutError as error:
+                raise HttpError(408, "timeout", f"No verdict within {seconds:g} seconds.") from error
 
 
 # Coroutines, though they wait for nothing: FastAPI runs plain functions in a thread.

@@ -1,94 +1,75 @@
-"""What a service is told when it is deployed: its models and its limits."""
+"""What a service is told when it is deployed: the section `serve` of a spec, without where it listens."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from changenet.spec.serve import (
+    DOTS,
+    INSPECTIONS,
+    NAME_PATTERN,
+    Autoscaling,
+    Batching,
+    Name,
+    Placement,
+    ServedModel,
+    Service,
+    Source,
+    reachable,
+)
+from changenet.spec.serve_checks import check_serve
 
-NAME_PATTERN = r"^[A-Za-z0-9._-]{1,128}$"
-DOTS = (".", "..")
+__all__ = [
+    "DOTS",
+    "NAME_PATTERN",
+    "Autoscaling",
+    "Batching",
+    "Limits",
+    "ModelSettings",
+    "Name",
+    "ServiceSettings",
+    "Source",
+    "reachable",
+]
 
-
-def reachable(name: str) -> str:
-    """Return a name that a URL can hold; clients take `.` and `..` out of a path before they send it.
-
-    Raises:
-        ValueError: It is one of these.
-    """
-    if name in DOTS:
-        raise ValueError(f"{name!r} cannot be a name: it does not survive in a URL")
-    return name
-
-
-Name = Annotated[str, Field(pattern=NAME_PATTERN), AfterValidator(reachable)]
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(_Settings):
-    """A bundle, and what runs it."""
-
-    bundle: str = Field(min_length=1, description="Bundle folder, as the replicas see it.")
-    engine: str = Field(default="auto", description="auto, onnxruntime, torch or tensorrt.")
-    version: str | None = Field(default=None, description="The version that the bundle must have; null takes any.")
-
-
-class Autoscaling(_Settings):
-    """Replicas by load; the names are Ray Serve's."""
-
-    min_replicas: int = Field(default=1, ge=0)
-    max_replicas: int = Field(default=2, ge=1)
-    target_ongoing_requests: float = Field(default=8.0, gt=0)
-    upscale_delay_s: float = Field(default=30.0, ge=0)
-    downscale_delay_s: float = Field(default=600.0, ge=0)
+_DEFAULTS = Service()
+DECODERS = 2  # or as many as the CPUs that a replica reserves
+_REPLICAS = {"replicas", *Placement.model_fields}
 
 
-class ModelSettings(Source):
-    """One model: the name that clients use and the bundle behind it.
-
-    Of several of one name the one with all the traffic answers; another one is its shadow, which sees a share. A model that
-    states `replicas` or `autoscaling` has replicas of its own; all others share those of the service.
-    """
-
-    name: Name
-    traffic: float = Field(default=1.0, gt=0, le=1, description="Below 1: a shadow, which sees this share of requests.")
-    replicas: int | None = Field(default=None, ge=1, description="Replicas of its own.")
-    autoscaling: Autoscaling | None = Field(default=None, description="Instead of `replicas`.")
+class ModelSettings(ServedModel):
+    """One model: the name that clients use and the bundle behind it."""
 
     @property
     def bundles(self) -> ModelSettings:
-        """What it says about bundles alone: how many replicas there are changes nothing about what is served."""
-        return self.model_copy(update={"replicas": None, "autoscaling": None})
+        """What it says about bundles alone: where its replicas are, and how many, changes nothing about what is served."""
+        return ModelSettings(**self.model_dump(exclude=_REPLICAS))
 
     @property
     def source(self) -> Source:
         """Its bundle, without the name."""
-        return Source(bundle=self.bundle, engine=self.engine, version=self.version)
+        return Source(**{key: getattr(self, key) for key in Source.model_fields})
 
 
-class Batching(_Settings):
-    """How pictures of several requests share an engine call."""
-
-    max_batch_size: int = Field(default=16, ge=1, description="Pictures, new goldens included, of one encoder call.")
-    batch_wait_timeout_s: float = Field(
-        default=0.0, ge=0, le=1, description="How long a free engine waits for a batch to fill; 0 takes what is there."
-    )
-
-
-class Limits(_Settings):
+class Limits(BaseModel):
     """What one replica takes on.
 
-    Memory for bodies is at most `inspections` times `request_bytes`: a board takes as many places as it may be larger. A model
+    Memory for bodies is at most `inspections` times `request_bytes`: a board takes as many places as it is larger. A model
     with replicas of its own adds as much for bodies that arrive, and what its replicas and Ray Serve's queue hold.
     """
 
-    request_bytes: int = Field(default=32 << 20, gt=0, description="Largest body of a request.")
-    picture_pixels: int = Field(default=64_000_000, gt=0, description="Width times height of one uploaded picture.")
-    inspections: int = Field(default=64, gt=0, description="Inspections at the same time; one more is answered 503.")
-    decoders: int = Field(default=2, gt=0, description="Threads that decode pictures.")
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    request_bytes: int = Field(default=_DEFAULTS.max_request_mb << 20, gt=0, description="Largest body of a request.")
+    picture_pixels: int = Field(
+        default=_DEFAULTS.max_picture_megapixels * 1_000_000,
+        gt=0,
+        description="Width times height of one uploaded picture.",
+    )
+    inspections: int = Field(
+        default=INSPECTIONS, gt=0, description="Inspections at the same time; one more is answered 503."
+    )
+    decoders: int = Field(default=DECODERS, gt=0, description="Threads that decode pictures.")
     batch_bytes: int = Field(default=256 << 20, gt=0, description="Largest body of a whole board.")
     batch_rows: int = Field(default=1000, gt=0, description="Pairs of a board.")
     batch_parts: int = Field(default=8000, gt=0, description="Pictures of a board.")
@@ -99,59 +80,40 @@ class Limits(_Settings):
     )
 
 
-class ServiceSettings(_Settings):
-    """A whole service."""
+class ServiceSettings(Service):
+    """A whole service: the keys of `serve`, and the passphrase of its bundles."""
 
     models: tuple[ModelSettings, ...] = Field(min_length=1)
-    limits: Limits = Limits()
-    batching: Batching = Batching()
-    replicas: int = Field(default=1, ge=1)
-    autoscaling: Autoscaling | None = Field(default=None, description="Instead of `replicas`.")
-    cpus: int | None = Field(default=None, ge=1, description="What a replica reserves, and threads of an engine.")
-    goldens_dir: str | None = Field(
-        default=None, description="Where registered goldens are kept: a folder or URI that every replica sees."
-    )
-    golden_cache_bytes: int = Field(default=512 << 20, ge=0, description="Encoded goldens that a replica keeps.")
     encryption_key: SecretStr | None = Field(default=None, description="Opens encrypted bundles.")
-    trusted_keys: tuple[str, ...] = Field(
-        default=(), description="Public keys, as PEM text or files of the replicas; one must have signed each bundle."
-    )
-    keys_file: str | None = Field(
-        default=None,
-        description="File of API keys, as the replicas see it. None: whoever reaches the service may use it.",
+    hosts: tuple[str, ...] = Field(
+        default=(), description="Names by which a service without keys may be called, without port; none: any."
     )
 
     @property
-    def alone(self) -> dict[str, ModelSettings]:
-        """The models with replicas of their own, by name."""
-        return {each.name: each for each in self.models if each.traffic == 1 and (each.replicas or each.autoscaling)}
+    def limits(self) -> Limits:
+        """What one replica takes on."""
+        return Limits(
+            request_bytes=self.max_request_mb << 20,
+            picture_pixels=self.max_picture_megapixels * 1_000_000,
+            inspections=self.max_ongoing_requests or max(INSPECTIONS, self.batches),
+            decoders=max(DECODERS, int(self.cpus or 0)),
+        )
 
     @property
-    def together(self) -> tuple[str, ...]:
-        """Names of the models in the service's own replicas."""
-        return tuple(dict.fromkeys(each.name for each in self.models if each.name not in self.alone))
+    def batching(self) -> Batching:
+        """How pictures share an engine call."""
+        return Batching(**{key: getattr(self, key) for key in Batching.model_fields})
 
     def of(self, name: str) -> ServiceSettings:
-        """Return what the replicas of one model are told: nothing of the others."""
+        """Return what the replicas of one model are told: nothing of the others, nor how many there are of its own."""
         models = tuple(model.bundles for model in self.models if model.name == name)
-        return self.model_copy(update={"models": models, "replicas": 1, "autoscaling": None})
+        own = self.alone.get(name, Placement())
+        said = {key: value for key in Placement.model_fields if (value := getattr(own, key)) is not None}
+        counts = {"replicas": 1, "autoscaling": Autoscaling(), "max_ongoing_requests": self.limits.inspections}
+        return self.model_copy(update={**said, **counts, "models": models})
 
     @model_validator(mode="after")
     def _fits(self) -> ServiceSettings:
-        for name in {model.name for model in self.models}:
-            traffic = [model.traffic for model in self.models if model.name == name]
-            if traffic.count(1.0) != 1 or len(traffic) > 2:
-                raise ValueError(f"models: {name!r} needs one bundle with all the traffic, and at most one with less")
-        for model in self.models:
-            if model.replicas is not None and model.autoscaling is not None:
-                raise ValueError(f"models: {model.name!r} has both replicas and autoscaling")
-            if model.traffic < 1 and (model.replicas is not None or model.autoscaling is not None):
-                raise ValueError(f"models: the shadow of {model.name!r} runs in the replicas of the one that answers")
-        # Each engine has a thread of its own, so a batch of every model may be under way.
-        batches = max(1, len(self.together)) * self.batching.max_batch_size
-        if self.limits.inspections < batches:
-            raise ValueError(
-                f"limits.inspections ({self.limits.inspections}) is below {batches}, a batch of every model "
-                f"(batching.max_batch_size, {self.batching.max_batch_size}): no batch could fill"
-            )
+        if found := [f"{finding.keys[0]} {finding.what}" for finding in check_serve(self)]:
+            raise ValueError("; ".join(found))
         return self

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from pydantic import BaseModel
@@ -15,12 +16,13 @@ from changenet.inspection import Verdict
 from serve.drift import population_stability
 from serve.form import PairForm
 from serve.inspector import ServedModel
-from serve.metrics import Metrics
+from serve.model_state import Candidate
 from serve.problems import HttpError
 from serve.schemas import ShadowReport
 
 BINS = 20
-PENDING = 16  # more are not looked at: the requests that are answered come first
+WAITING_BYTES = 64 << 20  # of pictures; what is more is not looked at: the requests that are answered come first
+AT_ONCE = 4
 
 logger = logging.getLogger(__name__)
 
@@ -83,43 +85,68 @@ class Tally(BaseModel):
 
 
 class Shadow:
-    """A loaded candidate.
+    """A loaded candidate beside the model that answers.
 
     Args:
         candidate: Loaded like any model.
-        traffic: Share of requests it sees, 0-1.
+        wanted: What it is, and the share of requests it sees.
+        beside: The model that answers.
     """
 
-    def __init__(self, candidate: ServedModel, traffic: float) -> None:
+    def __init__(self, candidate: ServedModel, wanted: Candidate, *, beside: ServedModel) -> None:
         self.candidate = candidate
-        # What it decides is no decision of the service.
-        candidate.shared = replace(candidate.shared, metrics=Metrics())
-        self.traffic = traffic
+        # What it decides is no decision of the service; what it costs is.
+        candidate.shared = replace(candidate.shared, metrics=candidate.shared.metrics.of_shadow())
+        self.wanted = wanted
+        self.beside = beside
         self.tally = Tally()
         self.unsaved = False
         edges = candidate.inspector.description.validation_scores.get("edges") or (0.0, 1.0)
         self._edges = np.linspace(edges[0], edges[-1], BINS + 1)[1:-1].tolist()
-        self._pending: set[asyncio.Task[None]] = set()
+        self._waiting: list[_Waiting] = []  # a heap
+        self._bytes = 0
+        self._judges: set[asyncio.Task[None]] = set()
+
+    @property
+    def compared(self) -> str:
+        """Names what is counted: both models, and since when."""
+        return ".".join(filter(None, (self.beside.identity, self.candidate.identity, self.wanted.run)))
 
     def offer(self, form: PairForm, verdict: Verdict) -> None:
         """Let the candidate judge a pair that was answered, sometime, if the pair falls into its share.
 
-        A threshold that a client chose says nothing about either model's own: such pairs are left out.
+        A threshold that a client chose says nothing about either model's own: such pairs are left out. Of more pairs than
+        may wait, those that drew the lowest lots go: each row of a board is as likely to be judged as any other.
         """
-        if form.threshold is not None or random.random() >= self.traffic:  # noqa: S311 - a sample, not a secret
+        if form.threshold is not None or random.random() >= self.wanted.traffic:  # noqa: S311 - a sample, not a secret
             return
         self.unsaved = True
-        if len(self._pending) >= PENDING:
+        waiting = _Waiting(random.random(), form, verdict)  # noqa: S311 - likewise
+        heapq.heappush(self._waiting, waiting)
+        self._bytes += waiting.size
+        while self._bytes > WAITING_BYTES:
+            self._bytes -= heapq.heappop(self._waiting).size
             self.tally.skipped += 1
-            return
-        task = asyncio.create_task(self._judge(form, verdict))
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
+        if len(self._judges) < AT_ONCE:
+            task = asyncio.create_task(self._judge_all())
+            self._judges.add(task)
+            task.add_done_callback(self._judges.discard)
+
+    def stop(self) -> None:
+        """Judge nothing more."""
+        self._waiting.clear()
+        self._bytes = 0
+
+    async def _judge_all(self) -> None:
+        while self._waiting:
+            waiting = self._waiting.pop()  # without its last entry a heap is still one
+            self._bytes -= waiting.size
+            await self._judge(waiting.form, waiting.verdict)
 
     async def _judge(self, form: PairForm, verdict: Verdict) -> None:
         try:
             inspected = await self.candidate.inspect(form)
-        except HttpError:  # the candidate compares other lights, or more goldens
+        except HttpError:  # the candidate compares other lights or more goldens, or has no score
             self.tally.errors += 1
         except Exception:
             self.tally.errors += 1
@@ -127,6 +154,21 @@ class Shadow:
         else:
             self.tally.add(verdict, inspected.verdict, self._edges)
         self.unsaved = True
+
+
+@dataclass(frozen=True, order=True)
+class _Waiting:
+    """A pair that waits for the candidate; `lot` decides who goes where there are too many."""
+
+    lot: float
+    form: PairForm = field(compare=False)
+    verdict: Verdict = field(compare=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its pictures."""
+        pictures = (self.form.test, *self.form.goldens)
+        return sum(len(content) for picture in pictures for content in picture.values())
 
 
 def _sums(one: Sequence[int], other: Sequence[int]) -> list[int]:

@@ -1,21 +1,28 @@
-"""The models of a replica, which change while it runs: another bundle takes over, goes back, or runs in the shadow."""
+"""The models of a replica, which change while it runs: another bundle takes over, goes back, or runs in the shadow.
+
+A change is a task of its own, as it outlives the request that asked for it: the bundle is loaded and tried out, the change
+is written for all replicas, on top of what others wrote meanwhile, and the replica runs what is written. Replicas that
+follow do the last step alone. Where two write at the same moment, the last one counts, for both.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-import uuid
-from collections.abc import Callable, Iterable
-from typing import NoReturn
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
-from changenet.errors import ChangeNetError, CheckpointError, DataError
+from changenet.errors import ChangeNetError, DataError
+from serve.changes import check_fits, pinned, refusal, replaced
 from serve.inspector import ServedModel
-from serve.model_state import Candidate, ModelState, StateFiles
+from serve.model_state import Candidate, ModelState, NewerStateError, StateFiles, failure_of
 from serve.problems import HttpError
 from serve.settings import Batching, Source
-from serve.shadow import Shadow, Tally
+from serve.shadow import Shadow
 from serve.slot import ModelSlot
+from serve.tallies import Tallies
 
 FOLLOW_SECONDS = 1.0
 RETRY_SECONDS = 30.0
@@ -23,6 +30,7 @@ RETRY_SECONDS = 30.0
 logger = logging.getLogger(__name__)
 
 Load = Callable[[str, Source], ServedModel]
+Change = asyncio.Task[None]
 
 
 class ModelKeeper:
@@ -46,183 +54,195 @@ class ModelKeeper:
         batching: Batching | None = None,
     ) -> None:
         self.slots = {slot.name: slot for slot in slots}
+        self.tallies = Tallies(files.folder if files else None)
         self._load_now = load
         self._files = files
         self._close_after = close_after
         self._batching = batching or Batching()
-        self._replica = uuid.uuid4().hex
+        self._changes: set[Change] = set()
 
     def set_batching(self, batching: Batching) -> None:
         """Take other settings of batches, for all models and those to come."""
         self._batching = batching
         for slot in self.slots.values():
-            for model in (slot.active, *([slot.shadow.candidate] if slot.shadow else [])):
+            for model in slot.models:
                 model.queue.settings = batching
 
-    async def swap(self, slot: ModelSlot, source: Source, *, force: bool = False) -> None:
-        """Let another bundle answer, in every replica; `force` takes one that wants other requests, too.
+    def swap(self, slot: ModelSlot, source: Source, *, force: bool = False) -> Change:
+        """Begin to let another bundle answer, in every replica; `force` takes one that wants other requests, too.
 
-        Raises:
-            HttpError: 422, the bundle cannot be used; the old one goes on.
+        The change raises:
+            HttpError: 422, the bundle cannot be used; 404, there is no folder for changes; 503, it is away. The old
+                bundle goes on.
         """
-        async with slot.lock:
-            state = await self._newest(slot)
-            await self._replace(slot, state, source, None if force else slot.active)
+        return self._begin(self._swap(slot, source, force=force))
 
-    async def roll_back(self, slot: ModelSlot) -> None:
-        """Let the bundle before this one answer again (404 where there is none; else raises as `swap`)."""
-        async with slot.lock:
-            state = await self._newest(slot)
-            if state.previous is None:
-                raise HttpError(404, "no-earlier-bundle", f"No bundle of {slot.name!r} was replaced.")
-            await self._replace(slot, state, state.previous)
+    def roll_back(self, slot: ModelSlot) -> Change:
+        """Begin to let the bundle before this one answer again; raises as `swap`, 404 where there is none, and 409."""
+        return self._begin(self._roll_back(slot))
 
-    async def set_shadow(self, slot: ModelSlot, candidate: Candidate | None) -> None:
-        """Put a bundle in the shadow, or take it away (raises as `swap`)."""
-        async with slot.lock:
-            state = await self._newest(slot)
-            shadow = None
-            if candidate is not None:
-                loaded = await self._load(slot, state, candidate.source)
-                shadow = Shadow(loaded, candidate.traffic)
-                candidate = candidate.model_copy(update={"source": _pinned(candidate.source, loaded)})
-            await self._apply(slot, state.changed(shadow=candidate, failure=None), shadow=shadow, write=True)
-
-    async def tally(self, slot: ModelSlot) -> tuple[Shadow, Tally]:
-        """Return the candidate of a slot and what all replicas saw of it (404 where there is none)."""
-        if slot.shadow is None:
-            raise HttpError(404, "no-shadow", f"{slot.name!r} has no shadow.")
-        total = slot.shadow.tally
-        if self._files is not None:
-            kept = await asyncio.to_thread(self._files.read_tallies, slot.name, slot.compared)
-            for replica, text in kept.items():
-                total = total if replica == self._replica else total.plus(Tally.model_validate_json(text))
-        return slot.shadow, total
+    def set_shadow(self, slot: ModelSlot, candidate: Candidate | None) -> Change:
+        """Begin to put a bundle in the shadow, or to take it away (raises as `swap`)."""
+        return self._begin(self._set_shadow(slot, candidate))
 
     async def follow(self) -> None:
-        """Follow the other replicas until cancelled."""
-        while True:
-            for slot in self.slots.values():
-                try:
-                    await self.look(slot)
-                except Exception:
-                    logger.exception("Cannot look for changes of %r", slot.name)
-            await asyncio.sleep(FOLLOW_SECONDS)
+        """Follow the other replicas until cancelled; no model waits for another one that loads."""
+        await asyncio.gather(*map(self._follow, self.slots.values()))
 
     async def look(self, slot: ModelSlot) -> None:
-        """Follow the other replicas once, and tell them what the shadow saw."""
-        if self._files is None:
-            return
+        """Follow the other replicas once, try again what did not load, and tell what the shadow saw."""
         async with slot.lock:
-            state = await self._read(self._files, slot)
-            now = time.monotonic()
-            wanted = state is not None and state.generation != slot.state.generation
-            if state is not None and wanted and (slot.tried[0] != state.generation or now >= slot.tried[1]):
-                slot.tried = (state.generation, now + RETRY_SECONDS)
-                try:
-                    await self._apply(slot, state)
-                except ChangeNetError as error:
-                    slot.failure = str(error)
-                    logger.error("%r stays at version %s: %s", slot.name, slot.active.version, error)
-            if slot.shadow is not None and slot.shadow.unsaved:
-                slot.shadow.unsaved = False
-                compared, text = slot.compared, slot.shadow.tally.model_dump_json()
-                await asyncio.to_thread(self._files.write_tally, slot.name, compared, self._replica, text)
+            try:
+                wanted = await self._read(slot) or slot.state
+                if wanted.generation != slot.state.generation or (slot.behind and time.monotonic() >= slot.retry_at):
+                    await self._run(slot, wanted)
+                if slot.shadow is not None:
+                    await self.tallies.tell(slot.shadow)
+            except (DataError, HttpError) as error:
+                slot.behind = _text(error)
 
-    async def _newest(self, slot: ModelSlot) -> ModelState:
+    async def _follow(self, slot: ModelSlot) -> None:
+        while True:
+            try:
+                await self.look(slot)
+            except Exception:
+                logger.exception("Cannot look for changes of %r", slot.name)
+            await asyncio.sleep(FOLLOW_SECONDS)
+
+    def _begin(self, change: Coroutine[Any, Any, None]) -> Change:
+        task = asyncio.create_task(change)
+        self._changes.add(task)  # asyncio itself would forget it
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, change: Change) -> None:
+        self._changes.discard(change)
+        if not change.cancelled() and not isinstance(error := change.exception(), HttpError | None):
+            logger.error("A change of a model failed", exc_info=error)
+
+    async def _swap(self, slot: ModelSlot, source: Source, *, force: bool) -> None:
+        self._changeable()
+        async with slot.lock:
+            loaded = await self._try_out(slot, source, like=None if force else slot.active)
+            state = await self._write(slot, lambda newest: replaced(slot, newest, source, loaded))
+            await self._run(slot, state, active=loaded)
+
+    async def _roll_back(self, slot: ModelSlot) -> None:
+        self._changeable()
+        async with slot.lock:
+            before = (await self._newest(slot)).previous
+            if before is None:
+                raise HttpError(404, "no-earlier-bundle", f"No bundle of {slot.name!r} was replaced.")
+            loaded = await self._try_out(slot, before)
+
+            def back(newest: ModelState) -> ModelState:
+                if newest.previous != before:
+                    raise HttpError(
+                        409, "changed-meanwhile", f"{slot.name!r} was changed meanwhile. Look, and ask again."
+                    )
+                return replaced(slot, newest, before, loaded)
+
+            await self._run(slot, await self._write(slot, back), active=loaded)
+
+    async def _set_shadow(self, slot: ModelSlot, candidate: Candidate | None) -> None:
+        self._changeable()
+        async with slot.lock:
+            loaded = None
+            if candidate is not None:
+                loaded = await self._try_out(slot, candidate.source)
+                candidate = candidate.model_copy(update={"source": pinned(candidate.source, loaded)})
+            state = await self._write(slot, lambda newest: newest.changed(shadow=candidate, failure=None))
+            await self._run(slot, state, candidate=loaded)
+
+    def _changeable(self) -> StateFiles:
         if self._files is None:
             detail = (
                 "Models cannot be changed: the service was started without goldens_dir, where replicas tell each other."
             )
             raise HttpError(404, "no-registry", detail)
-        state = await self._read(self._files, slot)
-        return state if state is not None and state.configured == slot.state.configured else slot.state
+        return self._files
 
-    async def _read(self, files: StateFiles, slot: ModelSlot) -> ModelState | None:
-        """Return what is written about a model; a damaged file changes nothing, and the next change replaces it."""
+    async def _try_out(self, slot: ModelSlot, source: Source, *, like: ServedModel | None = None) -> ServedModel:
+        """Load a bundle that takes the requests of another model; where that fails, every replica learns of it (422)."""
+        slot.trying = source.bundle
         try:
-            return await asyncio.to_thread(files.read, slot.name)
-        except DataError as error:
-            slot.failure = str(error)
-            return None
-
-    async def _replace(
-        self, slot: ModelSlot, state: ModelState, source: Source, like: ServedModel | None = None
-    ) -> None:
-        loaded = await self._load(slot, state, source, like)
-        before: Source | None = state.active if state.active.version else _pinned(state.active, slot.active)
-        # This replica may not have followed another one's change yet; then the written state says what answers.
-        followed = state.generation == slot.state.generation
-        if loaded.identity == slot.active.identity if followed else _pinned(source, loaded) == state.active:
-            before = state.previous  # asked for twice: there is still the one before to go back to
-        state = state.changed(active=_pinned(source, loaded), previous=before, failure=None)
-        await self._apply(slot, state, active=loaded, write=True)
-
-    async def _load(
-        self, slot: ModelSlot, state: ModelState, source: Source, like: ServedModel | None = None
-    ) -> ServedModel:
-        """Load a bundle that takes the requests of another model; where that fails, every replica learns of it."""
-        try:
-            loaded: ServedModel = await asyncio.to_thread(self._load_now, slot.name, source)
+            loaded = await self._load(slot, source)
             if like is not None:
-                _fits(loaded, like)
+                check_fits(loaded, like)
             return loaded
         except ChangeNetError as error:
-            state = state.failed(source.bundle, str(error))
-            if self._files is not None:
-                await asyncio.to_thread(self._files.write, slot.name, state)
-            slot.state = slot.state.model_copy(update={"failure": state.failure})
-            _refuse(error)
+            failure = failure_of(source.bundle, str(error))
+            slot.state = slot.state.model_copy(update={"failure": failure})
+            with contextlib.suppress(HttpError):  # the reason matters more than that it cannot be written
+                await self._write(slot, lambda newest: newest.changed(failure=failure))
+            raise refusal(error) from error
+        finally:
+            slot.trying = None
 
-    async def _apply(
+    async def _load(self, slot: ModelSlot, source: Source) -> ServedModel:
+        # A model that nobody takes needs no end: it has no thread until it is asked (`BatchQueue`).
+        return await asyncio.to_thread(self._load_now, slot.name, source)
+
+    async def _read(self, slot: ModelSlot) -> ModelState | None:
+        """Return what is written about a model, None where nothing is that belongs to this configuration."""
+        if self._files is None:
+            return None
+        state = await asyncio.to_thread(self._files.read, slot.name)
+        return state if state is not None and state.configured == slot.state.configured else None
+
+    async def _newest(self, slot: ModelSlot) -> ModelState:
+        """Return what a change is made to; in place of a damaged file, which it replaces, what this replica knows."""
+        try:
+            return await self._read(slot) or slot.state
+        except NewerStateError as error:
+            raise HttpError(409, "newer-state", str(error)) from error
+        except DataError:
+            return slot.state
+
+    async def _write(self, slot: ModelSlot, change: Callable[[ModelState], ModelState]) -> ModelState:
+        """Change what is written now, which may be more than what was written when this change began."""
+        state = change(await self._newest(slot))
+        await asyncio.to_thread(self._changeable().write, slot.name, state)
+        return state
+
+    async def _run(
         self,
         slot: ModelSlot,
-        state: ModelState,
+        wanted: ModelState,
         *,
         active: ServedModel | None = None,
-        shadow: Shadow | None = None,
-        write: bool = False,
+        candidate: ServedModel | None = None,
     ) -> None:
-        """Load what is new in a state and not given, tell the others, and take over."""
-        old = [slot.active, *([slot.shadow.candidate] if slot.shadow else [])]
+        """Run what is wanted, as far as it loads; what is given was loaded for it. The one place where models come and go."""
+        behind, source, before = None, wanted.active, slot.shadow
         if active is None:
-            same = state.active == slot.state.active
-            active = slot.active if same else await asyncio.to_thread(self._load_now, slot.name, state.active)
-        if shadow is None and state.shadow is not None:
-            if slot.shadow is not None and state.shadow == slot.state.shadow:
-                # Beside another model it begins to count anew.
-                shadow = slot.shadow if active is slot.active else Shadow(slot.shadow.candidate, state.shadow.traffic)
+            active = slot.active
+            if slot.source != wanted.active:
+                try:
+                    active = await self._load(slot, wanted.active)
+                except ChangeNetError as error:
+                    behind, source = str(error), slot.source
+        shadow = None
+        if wanted.shadow is not None:
+            if before is not None and candidate is None and before.wanted.source == wanted.shadow.source:
+                candidate = before.candidate
+            try:
+                candidate = candidate or await self._load(slot, wanted.shadow.source)
+            except ChangeNetError as error:  # the shadow matters less than what answers
+                behind = behind or f"No shadow: {error}"
             else:
-                loaded = await asyncio.to_thread(self._load_now, slot.name, state.shadow.source)
-                shadow = Shadow(loaded, state.shadow.traffic)
-        if write and self._files is not None:
-            await asyncio.to_thread(self._files.write, slot.name, state)
-        slot.take_over(state, active, shadow)
-        kept = {id(active), id(shadow.candidate) if shadow else 0}
-        for model in (active, *([shadow.candidate] if shadow else [])):
-            model.queue.settings = self._batching
-        for model in old:
-            if id(model) not in kept:
-                asyncio.get_running_loop().call_later(self._close_after, model.queue.close)
+                same = before is not None and (before.wanted, before.beside) == (wanted.shadow, active)
+                shadow = before if same else Shadow(candidate, wanted.shadow, beside=active)
+        slot.state, slot.behind = wanted, behind
+        if behind is not None:
+            slot.retry_at = time.monotonic() + RETRY_SECONDS
+            logger.error("%r is behind, with version %s: %s", slot.name, active.version, behind)
+        for model in slot.take_over(active, source, shadow):
+            asyncio.get_running_loop().call_later(self._close_after, model.queue.close)
+        self.set_batching(self._batching)
+        if before is not None and before is not shadow:
+            await self.tallies.forget(before)
 
 
-def _fits(loaded: ServedModel, before: ServedModel) -> None:
-    """Refuse a model that refuses what clients send to the one before it."""
-    new, old = loaded.inspector.description, before.inspector.description
-    if set(new.layout.lights) == set(old.layout.lights) and new.num_golden >= old.num_golden:
-        return
-    loaded.queue.close()
-    lights, goldens = ", ".join(map(repr, new.layout.lights)), new.num_golden
-    raise CheckpointError(
-        f"compares the lights {lights} and up to {goldens} goldens: clients of {before.version!r} would be refused",
-        fix='Say "force": true where all clients change too.',
-    )
-
-
-def _pinned(source: Source, loaded: ServedModel) -> Source:
-    return source.model_copy(update={"version": loaded.version})
-
-
-def _refuse(error: ChangeNetError) -> NoReturn:
-    problems = [str(problem) for problem in error.problems]
-    raise HttpError(422, "bundle-refused", " ".join(problems), problems=problems) from error
+def _text(error: DataError | HttpError) -> str:
+    return str(error.detail) if isinstance(error, HttpError) else str(error)

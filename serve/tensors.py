@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
+from serve.heads import number_in
 from serve.problems import HttpError
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -93,9 +93,9 @@ def read_inference(body: bytes, header_length: str | None) -> Inference:
     Raises:
         HttpError: 400 or 422, with what does not fit.
     """
-    if header_length is not None and not (header_length.isdecimal() and int(header_length) <= len(body)):
+    end = number_in(header_length) if header_length is not None else len(body)
+    if end is None or end > len(body):
         raise HttpError(400, "wrong-tensors", f"{HEADER_LENGTH} is no length within the body.")
-    end = int(header_length) if header_length is not None else len(body)
     try:
         request = InferenceRequest.model_validate_json(body[:end])
     except ValidationError as error:
@@ -156,9 +156,10 @@ def _from_bytes(tensor: InputTensor, content: memoryview) -> NDArray[np.float32]
 
 
 def _shaped(tensor: InputTensor, array: NDArray[np.float32]) -> NDArray[np.float32]:
-    if array.size != math.prod(tensor.shape):
-        raise _wrong(tensor, f"{array.size} numbers for the shape {tensor.shape}")
-    return array.reshape(tensor.shape)
+    try:
+        return array.reshape(tensor.shape)
+    except (ValueError, OverflowError) as error:
+        raise _wrong(tensor, f"{array.size} numbers for the shape {tensor.shape}") from error
 
 
 def _wrong(tensor: InputTensor, what: str) -> HttpError:

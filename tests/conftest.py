@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import csv
 import importlib.util
+import logging
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,6 +23,18 @@ os.environ["GOMP_SPINCOUNT"] = "20000"
 
 SIDE = 32
 LABELS = ("PASS", "PASS", "missing", "PASS", "PASS", "bridge")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Undoes what a command did to logging in this process: tests in any order see the same records."""
+    loggers = [logging.getLogger(name) for name in (None, "changenet", "ray_jobs", "serve")]
+    levels, handlers = [each.level for each in loggers], list(loggers[0].handlers)
+    yield
+    for each, level in zip(loggers, levels, strict=True):
+        each.setLevel(level)
+    for handler in set(loggers[0].handlers).difference(handlers):
+        loggers[0].removeHandler(handler)
 
 
 def _picture(random: np.random.Generator, *, base: np.ndarray, defect: bool) -> Image.Image:
@@ -52,6 +66,27 @@ def pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             writer.writerow(("input_path", "golden_path", "label", "object_name"))
             writer.writerows(rows)
     return folder
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """An empty bucket of moto's server, S3's own HTTP interface in this process; processes that start later reach it, too."""
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        fsspec.filesystem("s3").clear_instance_cache()
+        name = f"boards-{uuid.uuid4().hex}"  # the servers of a process share what they hold
+        fsspec.filesystem("s3").mkdir(name)
+        yield f"s3://{name}"
+    server.stop()
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 REQUIRED = ("input_path", "golden_path", "object_name")
 LABEL = "label"
+RESULT_COLUMNS = ("siamese_score", "prediction", "error")
+"""What scoring adds to the input's columns."""
 _SEPARATORS = (";", "\t", "|")
 _PIECE = 1 << 16  # rows
 _UNNAMED = ("several columns have no name", "Remove the commas at the end of every line, or name the columns.")
@@ -113,6 +115,15 @@ def parse_annotations(csv_path: str | Path, *, require_label: bool = True) -> tu
     if require_label:
         _check_labels(annotations, findings)
     return annotations, findings
+
+
+def check_result_columns(annotations: Annotations, findings: Findings) -> None:
+    """Find columns with names that scoring gives to its own, which would be lost; all three are an earlier run's."""
+    taken = [name for name in RESULT_COLUMNS if name in annotations.frame]
+    if 0 < len(taken) < len(RESULT_COLUMNS):
+        what = f"has a column {' and '.join(map(repr, taken))}, a name that scoring gives to a column of its results"
+        fix = f"Rename it, or delete it; only a file with all of {', '.join(RESULT_COLUMNS)} is an earlier result."
+        findings.add(Kind.RESULT_COLUMN, what, where=f"{annotations.path}:1", fix=fix)
 
 
 def _read_table(path: str, findings: Findings, *, require_label: bool) -> tuple[pd.DataFrame, NDArray[np.int64]] | None:

@@ -96,6 +96,18 @@ def stratified(labels: Sequence[str] | NDArray[np.object_], count: int) -> list[
     return sorted(row for _, _, row in sorted(turns)[:count])
 
 
+def drawn(total: int, count: int) -> list[int]:
+    """Return at most `count` of `total` rows, sorted: every row as likely as any other; always the same ones.
+
+    Labels are as frequent as in the whole set, so that a share of such rows says what the share of all rows is.
+
+    >>> drawn(3, 5)
+    [0, 1, 2]
+    """
+    random = generator("comparison", seed=_SEED)
+    return sorted(random.permutation(total)[:count].tolist())
+
+
 def batches(pairs: Pairs, rows: Sequence[int], *, size: int) -> Iterator[tuple[Pixels, Pixels]]:
     """Yield tests (B, 3, H, W) and goldens (B, [N,] 3, H, W) of rows, in their order (raises as `read`)."""
     for start in range(0, len(rows), size):

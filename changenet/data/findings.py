@@ -11,7 +11,8 @@ from changenet.errors import DataError, Problem
 
 KEPT = 1000
 """Offenders of a kind that are kept with their place; the rest is only counted."""
-_LISTED = 20  # in an error's message, of each kind
+LISTED = 20
+"""Offenders of a kind that an error's message lists; it counts the rest."""
 
 
 class Findings:
@@ -78,6 +79,6 @@ class Findings:
     def _listed(self, *, errors: bool) -> Iterator[Problem]:
         for kind, count in self.counts.items():
             if kind.is_error == errors:
-                yield from self.first(kind)[:_LISTED]
-                if count > _LISTED:
-                    yield Problem(f"{count - _LISTED} more of this kind ({kind.words})")
+                yield from self.first(kind)[:LISTED]
+                if count > LISTED:
+                    yield Problem(f"{count - LISTED} more of this kind ({kind.words})")

@@ -18,6 +18,7 @@ class Kind(StrEnum):
     WRONG_SEPARATOR = "wrong_separator"
     MISSING_COLUMN = "missing_column"
     REPEATED_COLUMN = "repeated_column"
+    RESULT_COLUMN = "column_named_like_a_result"
     MISSING_IMAGES_DIR = "missing_images_dir"
     # errors: one row
     RAGGED_ROW = "ragged_row"

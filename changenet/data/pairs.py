@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import threading
-from collections import OrderedDict
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from changenet.data.findings import Findings
+from changenet.data.golden_cache import GoldenCache
 from changenet.data.hints import missing_hint
 from changenet.data.images import MAX_PIXELS, decode_picture
 from changenet.data.kinds import Kind, PictureError
@@ -124,16 +123,22 @@ class PairSource:
         return int.from_bytes(digest.digest(), "big", signed=True)
 
     def check_files(self) -> None:
-        """Make sure that every file that the rows need is there. None is opened: `changenet.data.scan` does that.
+        """Make sure that every file that the rows may need is there, all goldens of a folder among them.
+
+        None is opened: `changenet.data.scan` does that.
 
         Raises:
             DataError: All that are missing or lie outside `images_dir`; of many the first, with the lines of the CSV file.
         """
-        findings, there = Findings(), set[str]()
+        findings, there, whole_folders = Findings(), set[str](), set[str]()
         missing: list[tuple[int, str]] = []
         for row in range(len(self)):
             try:
-                files = [file for lights in (self._test_files(row), *self._golden_files(row, None)) for file in lights]
+                files = list(self._test_files(row))
+                if (folder := self._goldens[row]) not in whole_folders:
+                    files += chain.from_iterable(self._golden_files(row, every=True))
+                    if self.num_golden > 1:  # thousands of rows may share it
+                        whole_folders.add(folder)
             except PictureError as error:
                 findings.add(error.kind, error.problem.what, where=error.problem.where, fix=error.problem.fix)
                 continue
@@ -167,13 +172,16 @@ class PairSource:
         except PictureError as error:
             raise self._at(row, error) from error
 
-    def _golden_files(self, row: int, rng: np.random.Generator | None) -> list[tuple[str, ...]]:
+    def _golden_files(
+        self, row: int, rng: np.random.Generator | None = None, *, every: bool = False
+    ) -> list[tuple[str, ...]]:
         folder = self._goldens[row]
         try:
             if self.num_golden == 1:
                 return [self._paths.files(folder, self._names[row])]
             stems = self._paths.stems(folder)
-            return [self._paths.files(folder, stems[i]) for i in choose_goldens(len(stems), self.num_golden, rng)]
+            chosen = range(len(stems)) if every else choose_goldens(len(stems), self.num_golden, rng)
+            return [self._paths.files(folder, stems[number]) for number in chosen]
         except PictureError as error:
             raise self._at(row, error) from error
 
@@ -193,42 +201,6 @@ def choose_goldens(available: int, wanted: int, rng: np.random.Generator | None 
         return [index % available for index in range(wanted)]
     chosen: list[int] = rng.choice(available, size=wanted, replace=available < wanted).tolist()
     return chosen
-
-
-class GoldenCache:
-    """Decoded goldens by their files, at most `limit` bytes: the one unused for longest goes first."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._size = limit, 0
-        self._kept: OrderedDict[tuple[str, ...], Pixels] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, files: tuple[str, ...], decode: Any) -> Pixels:
-        """Return `decode(files)`, from memory when it is there."""
-        with self._lock:
-            if files in self._kept:
-                self._kept.move_to_end(files)
-                return self._kept[files]
-        pixels: Pixels = decode(files)
-        pixels.flags.writeable = False
-        with self._lock:
-            if pixels.nbytes <= self._limit and files not in self._kept:
-                self._kept[files] = pixels
-                self._size += pixels.nbytes
-                while self._size > self._limit:
-                    self._size -= self._kept.popitem(last=False)[1].nbytes
-        return pixels
-
-    @property
-    def size(self) -> int:
-        """Bytes in use."""
-        return self._size
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"limit": self._limit}  # another process starts empty
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
 
 
 class PairDataset(Dataset[dict[str, Any]]):

@@ -44,7 +44,7 @@ class PicturePaths:
         if stem.startswith("/"):
             raise self._outside(stem)
         inner, _, name = stem.rpartition("/")
-        place = self.folder(f"{folder}/{inner}" if inner else folder)
+        place = self.folder("/".join(part for part in (folder, inner) if part))
         files = tuple(f"{place}/{name}{suffix}" for suffix in self._suffixes)
         for file in files:
             if "\0" in file or (os.path.islink(file) and not self._is_inside(os.path.realpath(file))):  # noqa: PTH114

@@ -6,12 +6,8 @@ Two purposes never share a stream, and a stream does not depend on who else draw
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
 
 _WORD = 2**64
 
@@ -25,16 +21,9 @@ def generator(purpose: str, *, seed: int, epoch: int = 0, rank: int = 0, row: in
     return np.random.Generator(np.random.PCG64(_sequence(purpose, seed, epoch, rank, row)))
 
 
-def torch_generator(purpose: str, *, seed: int, epoch: int = 0, rank: int = 0) -> torch.Generator:
-    """Return a torch generator (CPU) of this (seed, epoch, rank) and purpose."""
-    import torch
-
-    return torch.Generator().manual_seed(derived_seed(purpose, seed=seed, epoch=epoch, rank=rank))
-
-
-def derived_seed(purpose: str, *, seed: int, epoch: int = 0, rank: int = 0) -> int:
+def derived_seed(purpose: str, *, seed: int, epoch: int = 0, rank: int = 0, batch: int = 0) -> int:
     """Return a seed in 0 to 2**63 - 1 for libraries that take only a number."""
-    return int(_sequence(purpose, seed, epoch, rank, 0).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(_sequence(purpose, seed, epoch, rank, batch).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _sequence(purpose: str, *numbers: int) -> np.random.SeedSequence:

@@ -17,7 +17,7 @@ from changenet.errors import DataError
 
 
 def epoch_draw(
-    is_defect: NDArray[np.bool_], *, ratio: float, batch_size: int, seed: int, epoch: int
+    is_defect: NDArray[np.bool_], *, ratio: float, batch_size: int, seed: int, epoch: int, where: str = ""
 ) -> NDArray[np.int64]:
     """Draw as many rows as the set has, one batch at least, with replacement, and cut them to whole batches.
 
@@ -30,6 +30,7 @@ def epoch_draw(
         batch_size: Of all ranks together.
         seed: Of the run.
         epoch: From 0.
+        where: What the set is called in messages: its CSV file.
 
     Returns:
         Row numbers, (batches, batch_size): a function of the arguments alone.
@@ -44,9 +45,12 @@ def epoch_draw(
     defects, passes = np.flatnonzero(is_defect), np.flatnonzero(~np.asarray(is_defect, dtype=bool))
     if not len(defects) or not len(passes):
         kind = "defects" if not len(defects) else "PASS rows"
-        raise DataError(f"the training set has no {kind} ({rows} rows)", fix="Training needs rows of both kinds.")
+        fix = "Training needs rows of both kinds: name another file as dataset.classify.train_dataset.csv_path."
+        raise DataError(f"the training set has no {kind} ({rows} rows)", where=where, fix=fix)
     if ratio <= 0:
-        raise DataError(f"fpratio_sampling is {ratio}", fix="Use a number above 0, for example 0.2.")
+        raise DataError(
+            f"is {ratio}", where="dataset.classify.fpratio_sampling", fix="Use a number above 0, for example 0.2."
+        )
     random = generator("epoch draw", seed=seed, epoch=epoch)
     draws = max(rows, batch_size)  # whatever the number of workers: a smaller batch would have to follow it
     draw_defect = random.random(draws) < ratio / (1.0 + ratio)
@@ -83,6 +87,7 @@ class WeightedBatchSampler(Sampler[list[tuple[int, int]]]):
         seed: Of the run.
         rank: Of this worker.
         world_size: Number of workers.
+        where: As in `epoch_draw`.
 
     Raises:
         DataError: As `local_batch_size` and `epoch_draw`.
@@ -97,7 +102,9 @@ class WeightedBatchSampler(Sampler[list[tuple[int, int]]]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        where: str = "",
     ) -> None:
+        self._where = where
         self._is_defect = np.asarray(is_defect, dtype=bool)
         self._batch_size, self._local_size = batch_size, local_batch_size(batch_size, world_size=world_size)
         self._ratio, self._seed, self._rank, self._epoch = ratio, seed, rank, 0
@@ -120,5 +127,10 @@ class WeightedBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def _draw(self) -> NDArray[np.int64]:
         return epoch_draw(
-            self._is_defect, ratio=self._ratio, batch_size=self._batch_size, seed=self._seed, epoch=self._epoch
+            self._is_defect,
+            ratio=self._ratio,
+            batch_size=self._batch_size,
+            seed=self._seed,
+            epoch=self._epoch,
+            where=self._where,
         )

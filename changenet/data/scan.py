@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from changenet.data.annotations import Annotations, parse_annotations
+from changenet.data.annotations import Annotations, check_result_columns, parse_annotations
 from changenet.data.findings import Findings
 from changenet.data.kinds import LABEL_ERRORS, Kind
 from changenet.data.paths import PicturePaths
@@ -46,12 +46,14 @@ class Split:
         csv_path: The rows.
         images_dir: The folder that holds all pictures.
         labelled: Whether labels are needed; `infer` is not.
+        scored: Whether its rows are written again beside their results, as those of `test` and `infer`.
     """
 
     name: str
     csv_path: str
     images_dir: str
     labelled: bool = True
+    scored: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def scan(
     for split in splits:
         table, found = parse_annotations(split.csv_path, require_label=split.labelled)
         findings.extend(found)
+        if split.scored and table is not None:
+            check_result_columns(table, findings)
         if not Path(split.images_dir).is_dir():
             what, fix = "images_dir is not a folder", f"Check images_dir of {split.name}."
             findings.add(Kind.MISSING_IMAGES_DIR, what, where=split.images_dir, fix=fix)

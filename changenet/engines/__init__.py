@@ -99,6 +99,9 @@ def load_engine(
 
     checkpoint = load_model(path, encryption_key=encryption_key, describe=describe)
     graphs = isinstance(checkpoint, QuantizedCheckpoint) and bool(checkpoint.graphs)
+    if engine == "onnxruntime" and isinstance(checkpoint, QuantizedCheckpoint) and checkpoint.backend == "torchao":
+        what = "was quantized by torchao, whose layers only PyTorch runs"
+        raise EngineError(what, where=path, fix="Use the engine torch, or quantize with the backend onnxruntime.")
     if engine == "onnxruntime" and not graphs:
         raise EngineError("onnxruntime needs a bundle", where=path, fix="Run changenet export and give its bundle.")
     if engine == "torch" and graphs:
@@ -118,7 +121,7 @@ def _only_torch(precision: str, *, compiled: bool, where: str) -> None:
             what, where=where, fix="Give the checkpoint with the engine torch, or leave the precision out."
         )
     if compiled:
-        what = "is a bundle, which torch.compile does not take"
+        what = "holds no network of floats, and torch.compile takes nothing else"
         raise EngineError(what, where=where, fix="Give the checkpoint, or leave compile out.")
 
 

@@ -15,15 +15,13 @@ from changenet.engines import onnxruntime, tensorrt_files
 from changenet.engines.interface import Engine
 from changenet.engines.onnxruntime import OnnxRuntimeEngine
 from changenet.engines.tensorrt import TensorRtEngine
+from changenet.engines.tolerance import tolerance
 from changenet.errors import CheckpointError, EngineError
 from changenet.manifest import EngineEntry
 
 logger = logging.getLogger(__name__)
 
 TORCH = "torch"  # what the engine's module calls itself, which is imported only where it is needed
-
-SELFTEST_TOLERANCE = 1e-4  # of |score difference| / max(1, |score|)
-QUANTIZED_TOLERANCE = 0.05  # processors round integers of 8 bits at other places
 
 
 def fastest(bundle: Bundle, *, threads: int | None = None, device: str | None = None) -> Engine:
@@ -43,15 +41,15 @@ def fastest(bundle: Bundle, *, threads: int | None = None, device: str | None = 
         CheckpointError: ONNX Runtime cannot load a graph.
     """
     entries = {each.runtime: each for each in reversed(bundle.manifest.engines)}
+    other = entries.get(onnxruntime.RUNTIME) or entries.get(TORCH)
+    if other is not None:
+        _check_verified(other, bundle.folder)  # TensorRT's, too: they were held against this one
     built = entries.get(tensorrt_files.RUNTIME)
     if built is not None and (device or "cuda").startswith("cuda"):
         try:
             return _tensorrt(bundle, built, device or "cuda")
         except (CheckpointError, EngineError) as error:
             logger.info("The TensorRT engine of %s is left out: %s", bundle.folder, error)
-    other = entries.get(onnxruntime.RUNTIME) or entries.get(TORCH)
-    if other is not None:
-        _check_verified(other, bundle.folder)
     if other is not None and other.runtime == TORCH:
         from changenet.engines.torch import TorchEngine
 
@@ -89,12 +87,15 @@ def self_test(engine: Engine, bundle: Bundle) -> float:
     """Score the pairs stored in a bundle and return the largest |score difference| / max(1, |score|).
 
     Raises:
+        CheckpointError: The pairs are not of the network's size.
         EngineError: This machine computes other scores than the one that exported the bundle.
     """
     stored = bundle.selftest()
+    if stored.test.shape[1:] != bundle.manifest.description.layout.shape:
+        raise CheckpointError("its self-test has another size", where=bundle.folder, fix="Export the bundle again.")
     scores = engine.score(stored.test, stored.golden)
     error = float(np.max(np.abs(scores - stored.scores) / np.maximum(1, np.abs(stored.scores))))
-    allowed = SELFTEST_TOLERANCE if engine.precision == "fp32" else QUANTIZED_TOLERANCE
+    allowed = tolerance(engine.precision)
     if not error <= allowed:
         raise EngineError(
             f"{engine.name} is off by {error:.1e} on the bundle's self-test (allowed {allowed:.0e})",

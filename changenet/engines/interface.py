@@ -24,9 +24,11 @@ class Engine(ABC):
 
     Attributes:
         memory_bytes: What its weights take on the device; batches in work come on top. 0: the runtime does not say.
+        keeps_goldens: Whether it runs `encode`, `prepare_golden` and `compare`; otherwise whole pairs only.
     """
 
     memory_bytes: int = 0
+    keeps_goldens: bool = True
 
     def __init__(self, *, name: str, device: str, precision: str, multiclass: bool) -> None:
         self.name = name
@@ -71,7 +73,10 @@ class Engine(ABC):
             num_golden: Goldens a test is compared with.
         """
         goldens = (num_golden,) if num_golden > 1 else ()
-        self.output(np.zeros((batch, *shape), np.uint8), np.zeros((batch, *goldens, *shape), np.uint8))
+        test, golden = np.zeros((batch, *shape), np.uint8), np.zeros((batch, *goldens, *shape), np.uint8)
+        self.output(test, golden)
+        if self.keeps_goldens:
+            Engine.output(self, test, golden)  # step by step, as for a golden that is kept
 
     def scores(self, output: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return how defective each pair looks, (B,): the distance (>= 0) or a probability (0-1)."""

@@ -61,6 +61,7 @@ class TensorRtEngine(Engine):
         self._scale, self._shift = (
             each.float().reshape(3, 1, 1).to(self._device) for each in (1 / (255 * std), -mean / std)
         )
+        self.keeps_goldens = not files.pair_only
         if files.pair_only:
             self._plan("pair")
             return

@@ -17,7 +17,6 @@ from changenet.tensorrt.tag import EngineTag
 
 FORMAT = "changenet-tensorrt"
 FORMAT_VERSION = 1
-NOTE_SUFFIX = ".json"
 PAIR = "pair.engine"
 RUNTIME = "tensorrt"
 
@@ -41,9 +40,23 @@ class TensorRtFiles:
     pair_only: bool = False
 
 
+def note_of(path: str) -> str:
+    """Return the path of the note that says what an engine file is."""
+    return f"{path}.json"
+
+
 def is_engine_file(path: str) -> bool:
-    """Say whether `path` (or URI) is an engine that `write_engine_file` wrote."""
-    return storage.exists(f"{path}{NOTE_SUFFIX}") and not is_bundle(path)
+    """Say whether `path` (or URI) is an engine that `write_engine_file` wrote: the note beside it says so."""
+    try:
+        return FORMAT.encode() in storage.read_bytes(note_of(path))
+    except DataError:
+        return False
+
+
+def renew_note(path: str, *, source: str) -> None:
+    """Write the note of an engine file that was written anew from another one, or in its own place, with the digest it has now."""
+    note = {**json.loads(storage.read_text(note_of(source))), "sha256": storage.file_sha256(path)}
+    _write_note(path, note)
 
 
 def write_engine_file(
@@ -70,8 +83,12 @@ def write_engine_file(
         "description": description.to_dict() if description else None,
     }
     storage.write_bytes(path, stored)
-    storage.write_text(f"{path}{NOTE_SUFFIX}", json.dumps(note, indent=2, ensure_ascii=False) + "\n")
+    _write_note(path, note)
     return len(stored)
+
+
+def _write_note(path: str, note: dict[str, Any]) -> None:
+    storage.write_text(note_of(path), json.dumps(note, indent=2, ensure_ascii=False) + "\n")
 
 
 def open_files(
@@ -117,7 +134,7 @@ def files_of(bundle: Bundle) -> TensorRtFiles:
 
 
 def _open_engine_file(path: str, encryption_key: str | None) -> TensorRtFiles:
-    where, again = f"{path}{NOTE_SUFFIX}", "Build the engine again, or copy both files again."
+    where, again = note_of(path), "Build the engine again, or copy both files again."
     try:
         note = json.loads(storage.read_text(where))
         if note.get("format") != FORMAT:

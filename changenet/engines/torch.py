@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import threading
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,9 +22,12 @@ from changenet.model.merging import merged
 from changenet.quantization.bundled import quantized_of
 from changenet.quantization.file import QuantizedCheckpoint, build_quantized
 from changenet.training.checkpoint import Checkpoint, build_network
+from changenet.training.precision import computes_in
 
 if TYPE_CHECKING:
     from changenet.model.network import ChangeNet
+
+logger = logging.getLogger(__name__)
 
 
 class TorchEngine(Engine):
@@ -57,6 +63,8 @@ class TorchEngine(Engine):
         except (RuntimeError, AssertionError) as error:
             raise EngineError(f"PyTorch cannot use the device {device!r} here: {error}") from error
         if precision == "bf16":
+            if not computes_in(torch.bfloat16, self._device):
+                logger.warning("This processor has no instructions for bfloat16: precision fp32 is many times as fast.")
             # Autocast would round the weights anew in every call.
             modules = list(self.network.modules())
             exact = {getattr(module, name) for module in modules for name in getattr(module, "full_precision", ())}
@@ -132,13 +140,44 @@ class TorchEngine(Engine):
 
     def _run(self, function: Callable[..., object], *inputs: Tensor | list[Tensor]) -> Arrays:
         bf16 = torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        with torch.inference_mode(), bf16:
+        exact = self._device.type == "cuda" and self.precision == "fp32"
+        with torch.inference_mode(), bf16, full_floats if exact else contextlib.nullcontext():
             found = function(*inputs)
         tensors: Sequence[Tensor] = [found] if isinstance(found, Tensor) else found  # type: ignore[assignment]
         return tuple(tensor.float().cpu().numpy() for tensor in tensors)
 
     def _tensors(self, arrays: Sequence[Array]) -> list[Tensor]:
         return [torch.from_numpy(np.ascontiguousarray(array)).to(self._device) for array in arrays]
+
+
+class _FullFloats:
+    """Lets GPUs compute float32 with all its bits: cuDNN takes 19 of them by default, which gives other scores.
+
+    The switch is one of the whole process: the first thread that comes in turns it, and the last that leaves turns it back.
+    """
+
+    def __init__(self) -> None:
+        self._backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+        self._before: list[bool] = []
+        self._inside, self._lock = 0, threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = [each.allow_tf32 for each in self._backends]
+                for each in self._backends:
+                    each.allow_tf32 = False
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for each, allowed in zip(self._backends, self._before, strict=True):
+                    each.allow_tf32 = allowed
+
+
+full_floats = _FullFloats()
 
 
 def _as_it_is(function: Callable[..., object]) -> Callable[..., object]:

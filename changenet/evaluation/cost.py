@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from changenet.engines import engine_of
 from changenet.engines.interface import Engine
 from changenet.errors import EngineError
-from changenet.quantization.file import QuantizedCheckpoint
-from changenet.training.checkpoint import Checkpoint
+from changenet.evaluation.candidate import Candidate
 
 BATCHES = (1, 8)
 SECONDS = 1.0  # of measuring a batch, about
@@ -25,7 +23,7 @@ _RUNS = 5  # at least
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process of its own needed.
+    """What a process of its own needed; None where it gave no answer.
 
     Args:
         latency_ms: Median milliseconds of scoring a batch, by its pairs, goldens encoded each time.
@@ -34,8 +32,8 @@ class Cost:
             system does not say.
     """
 
-    latency_ms: dict[str, float]
-    pairs_per_second: float
+    latency_ms: dict[str, float | None]
+    pairs_per_second: float | None
     memory_mb: float | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -43,34 +41,36 @@ class Cost:
         return asdict(self)
 
 
-def measure(checkpoint: Checkpoint | QuantizedCheckpoint, *, precision: str = "fp32") -> Cost:
-    """Load a network in a new process and score noise with it, on all CPUs.
+UNKNOWN = Cost({str(batch): None for batch in BATCHES}, None, None)
 
-    Args:
-        checkpoint: Of the network.
-        precision: As `changenet.engines.engine_of`.
+
+def measure(candidate: Candidate) -> Cost:
+    """Load a network in a new process, which holds nothing else, and score noise with it on all CPUs.
 
     Raises:
         EngineError: The process ended without an answer, which happens when there is not enough memory.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    # As bytes: tensors would go through shared memory, of which containers have little.
-    process = context.Process(target=_answer, args=(theirs, pickle.dumps(checkpoint), precision), daemon=True)
+    process = context.Process(target=_answer, args=(theirs,), daemon=True)
     process.start()
     theirs.close()
     try:
+        # Not as an argument, which the process would keep; as bytes, because tensors would go through shared memory,
+        # of which containers have little.
+        ours.send_bytes(pickle.dumps(candidate))
         found: Cost = ours.recv()
-    except EOFError as error:
+    except (EOFError, BrokenPipeError, ConnectionResetError) as error:
         raise EngineError("the process that measures ended early", fix="Is there enough memory?") from error
     finally:
         process.join()
     return found
 
 
-def _answer(pipe: Connection, pickled: bytes, precision: str) -> None:
-    checkpoint: Checkpoint | QuantizedCheckpoint = pickle.loads(pickled)  # noqa: S301 - of the process that started us
-    engine, description = engine_of(checkpoint, precision=precision), checkpoint.description
+def _answer(pipe: Connection) -> None:
+    candidate: Candidate = pickle.loads(pipe.recv_bytes())  # noqa: S301 - of the process that started us
+    engine, description = candidate.open(), candidate.description
+    del candidate  # the engine has copied what it needs
     shape, goldens = description.layout.shape, description.num_golden
     latency = {str(batch): median_seconds(engine, batch, shape, goldens) for batch in BATCHES}
     largest = BATCHES[-1]

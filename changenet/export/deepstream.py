@@ -4,32 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from changenet.description import ModelDescription
+from changenet.description import BINARY_CLASSES, PASS, ModelDescription
 from changenet.errors import EngineError
 
 LABELS = "labels.txt"
 INFER = "nvdsinfer_config.yaml"
 PREPROCESS = ("nvdspreprocess_config_0.yaml", "nvdspreprocess_config_1.yaml")
 _SOURCES = 8  # pictures of each kind in a batch; even sources are tests, odd ones goldens
+_MODES = {"fp32": 2, "int8": 1}  # floats are rounded to 16 bits; a quantized graph has its ranges inside
 _LIBRARY = "/opt/nvidia/deepstream/deepstream/lib/gst-plugins/libcustom2d_preprocess.so"
 
 
-def deepstream_files(description: ModelDescription, *, onnx_name: str, batch_size: int = -1) -> dict[str, str]:
+def deepstream_files(
+    description: ModelDescription, *, onnx_name: str, batch_size: int = -1, precision: str = "fp32"
+) -> dict[str, str]:
     """Return file name to text.
 
     Args:
         description: Of the network.
         onnx_name: The ONNX file, which lies beside the files.
         batch_size: Of the ONNX file; -1 = any.
+        precision: Of the ONNX file.
 
     Raises:
-        EngineError: The network compares with several goldens, which DeepStream cannot feed.
+        EngineError: The network compares with several goldens, which DeepStream cannot feed, or is of a precision that it does
+            not know.
     """
+    what = ""
     if description.num_golden > 1:
         what = f"DeepStream feeds one golden, and this network compares with {description.num_golden}"
+    elif precision not in _MODES:
+        what = f"DeepStream has no mode for {precision}, only for {' and '.join(_MODES)}"
+    if what:
         raise EngineError(what, where="export.serialize_nvdsinfer", fix="Leave the key out.")
     batch = batch_size if batch_size > 0 else _SOURCES
-    files = {LABELS: ";".join(description.classes) + "\n", INFER: _infer(description, onnx_name, batch)}
+    files = {
+        LABELS: ";".join(description.classes) + "\n",
+        INFER: _infer(description, onnx_name, batch, mode=_MODES[precision]),
+    }
     for number, name in enumerate(PREPROCESS):
         files[name] = _preprocess(description, number, batch)
     return files
@@ -46,13 +58,15 @@ def constants(mean: Sequence[float], std: Sequence[float]) -> tuple[float, tuple
     return 1 / (255 * sum(std) / len(std)), tuple(255 * value for value in mean)
 
 
-def _infer(description: ModelDescription, onnx_name: str, batch: int) -> str:
+def _infer(description: ModelDescription, onnx_name: str, batch: int, *, mode: int) -> str:
     threshold = description.threshold.value
     _, height, width = description.layout.shape
     factor, offsets = _normalisation(description)
     if description.difference_module == "learnable":
+        real = description.classes != BINARY_CLASSES
+        score = f"1 minus the softmax at index 0, {PASS}," if real else "the softmax at index 1"
         meaning = f"""\
-# The output is logits, without softmax. A part fails when the softmax at index 1 is above {threshold!r}, the threshold of
+# The output is logits, without softmax. A part fails when {score} is above {threshold!r}, the threshold of
 # this network: DeepStream's own parser takes the larger logit, so read the tensor (output-tensor-meta), or name a parser
 # of logits (parse-classifier-func-name, custom-lib-path)."""
         kind = "network-type: 1\n  classifier-threshold: 0.5"
@@ -74,7 +88,7 @@ property:
   infer-dims: 3;{height};{width}
   model-color-format: 0
   # 0 = fp32, 1 = int8, 2 = fp16
-  network-mode: 2
+  network-mode: {mode}
   {kind}
   input-tensor-from-meta: 1
   output-tensor-meta: 1
@@ -95,10 +109,12 @@ def _preprocess(description: ModelDescription, number: int, batch: int) -> str:
 # the one below is that of their mean, off by up to {share:.0%}. Scores differ a little from those of other engines. For
 # equal ones train with three equal values of dataset.classify.augmentation_config.std, or scale in a library of your own.
 """
-    lights = description.layout.lights
+    layout = description.layout
     joined = ""
-    if len(lights) > 1:
-        joined = f"# A picture is {len(lights)} lights side by side, in this order: {', '.join(lights)}.\n"
+    if len(layout.lights) > 1:
+        columns, rows = layout.tiles
+        place = "one above the other" if columns == 1 else f"in {rows} rows of {columns}, row by row"
+        joined = f"# A picture is {len(layout.lights)} lights {place}, in this order: {', '.join(layout.lights)}.\n"
     return f"""\
 # gst-nvdspreprocess for input_{number + 1}, the {("test", "golden")[number]}: factor * (value - offset) of values 0 to 255, RGB.
 {joined}{warning}\

@@ -18,9 +18,9 @@ from torch import nn
 
 from changenet.engines.onnxruntime import import_onnxruntime
 from changenet.errors import EngineError
+from changenet.export.layers import OPERATORS, layers_of_nodes
 from changenet.export.trace import Parts
 
-OPERATORS = ("Conv", "Gemm", "MatMul")
 _BINS = 128  # of a histogram to begin with, and of 8 bits; ONNX Runtime's own choice
 Arrays = dict[str, NDArray[Any]]
 
@@ -54,7 +54,7 @@ def quantize_parts(
         what = "ONNX Runtime's quantizer takes weights of less than 2 GiB"
         raise EngineError(what, fix="Quantize with backend: torchao.")
     graphs = [parts.encoder, parts.comparator, *([parts.golden] if parts.golden is not None else [])]
-    nodes = [_nodes(graph, layers) for graph in graphs]
+    nodes = [layers_of_nodes(graph, layers) for graph in graphs]
     observers = [Observer(graph, found, entropy=entropy) for graph, found in zip(graphs, nodes, strict=True)]
     encoder, comparator, golden = ([*observers, None])[:3]
     normalise = Observer(parts.normalise, ())
@@ -127,22 +127,6 @@ class Observer:
         with contextlib.redirect_stdout(io.StringIO()):
             found = self._histograms.compute_collection_result()
         return {name: (float(values[0]), float(values[1])) for name, values in found.items()}
-
-
-def _nodes(graph: onnx.ModelProto, layers: Collection[str]) -> dict[str, str]:
-    """Return the names of the nodes that compute the layers, each with the name of its layer.
-
-    A node begins with the name of its layer; a convolution that the exporter joined with its norm begins with the
-    norm's, and only its weight says which one it is.
-    """
-    found = {}
-    for node in graph.graph.node:
-        if node.op_type in OPERATORS:
-            names = [node.name.partition("/")[2].rpartition("/")[0]]
-            names += [each.partition("network.")[2].removesuffix(".weight") for each in node.input[1:2]]
-            if layer := next((name for name in names if name in layers), None):
-                found[node.name] = layer
-    return found
 
 
 def _quantize(

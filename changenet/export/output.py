@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,8 +19,8 @@ from changenet.engines.choice import TORCH
 from changenet.engines.interface import Engine
 from changenet.engines.onnxruntime import RUNTIME as ONNX_RUNTIME
 from changenet.engines.onnxruntime import import_onnxruntime
-from changenet.errors import CheckpointError
 from changenet.export.parity import make_pairs
+from changenet.export.targets import check_files
 from changenet.manifest import SELFTEST, EngineEntry, Manifest, Parity
 from changenet.storage import sha256
 
@@ -45,15 +45,17 @@ class Exported:
     precision: str
 
 
-def check_outputs(folder: str | os.PathLike[str], onnx_file: str | os.PathLike[str] | None, *, overwrite: bool) -> None:
-    """Make sure that bundle and copy may be written.
-
-    Raises:
-        CheckpointError: Something is there that may not be replaced.
-    """
+def check_outputs(
+    folder: str | os.PathLike[str],
+    onnx_file: str | os.PathLike[str] | None,
+    beside: Iterable[str],
+    *,
+    overwrite: bool,
+) -> None:
+    """Make sure that bundle, copy and the files that go with it may be written (raises as `check_files`)."""
+    copies = [] if onnx_file is None else [str(onnx_file)]
+    check_files([*copies, *beside], bundle=str(folder), overwrite=overwrite)
     check_writable(folder, overwrite=overwrite)
-    if onnx_file is not None and not overwrite and storage.exists(onnx_file):
-        raise CheckpointError("exists", where=str(onnx_file), fix="Add --overwrite to replace it.")
 
 
 class Facts(NamedTuple):
@@ -85,6 +87,7 @@ def write_outputs(
     *,
     scored_by: Engine,
     onnx_file: str | os.PathLike[str] | None,
+    beside: Mapping[str, str],
     encryption_key: str | None,
     overwrite: bool,
 ) -> Exported:
@@ -96,11 +99,12 @@ def write_outputs(
         folder: Of the bundle.
         scored_by: Scores the self-test.
         onnx_file: Of the copy.
+        beside: Path to text of files that go with the copy.
         encryption_key: Encrypts every model file.
         overwrite: Replace what an earlier export wrote.
 
     Raises:
-        CheckpointError: Something is there that may not be replaced.
+        CheckpointError: Something is there that may not be replaced, or would lie in the bundle.
     """
     description, parity = facts.description, facts.parity
     runtime = TORCH if facts.opset is None else ONNX_RUNTIME
@@ -132,14 +136,17 @@ def write_outputs(
         weights_sha256=facts.weights_sha256,
         exported_with=exported_with,
     )
-    beside = storage.join(storage.parent(onnx_file), WEIGHTS) if onnx_file is not None else ""  # where it looks for it
-    if beside and WEIGHTS in stored and not overwrite and storage.exists(beside):
-        raise CheckpointError("exists", where=beside, fix="Add --overwrite to replace it.")
-    write_bundle(folder, manifest, {**stored, SELFTEST: selftest}, overwrite=overwrite)
-    sizes = {storage.join(folder, name): len(content) for name, content in {**stored, SELFTEST: selftest}.items()}
+    copies = {path: text.encode("utf-8") for path, text in beside.items()}
     if onnx_file is not None:
-        for path, name in ((str(onnx_file), "pair.onnx"), (beside, WEIGHTS)):
-            if name in stored:
-                storage.write_bytes(path, stored[name])
-                sizes[path] = len(stored[name])
+        copies[str(onnx_file)] = stored["pair.onnx"]
+        if WEIGHTS in stored:  # the graph looks for it in its own folder
+            copies[storage.join(storage.parent(onnx_file), WEIGHTS)] = stored[WEIGHTS]
+    check_files(copies, bundle=str(folder), overwrite=overwrite)
+    inside = {**stored, SELFTEST: selftest}
+    with storage.or_as_before(*copies):
+        for path, content in copies.items():
+            storage.write_bytes(path, content)
+        write_bundle(folder, manifest, inside, overwrite=overwrite)
+    written = {storage.join(folder, name): content for name, content in inside.items()} | copies
+    sizes = {path: len(content) for path, content in written.items()}
     return Exported(files=sizes, opset=facts.opset, parity=parity, precision=facts.precision)

@@ -1,18 +1,25 @@
-"""The gate of every export: does an engine give the scores of the PyTorch network?"""
+"""The gates of every export: does an engine give the scores of another one, and decide alike on real pairs?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from changenet.description import ModelDescription
 from changenet.engines.interface import Array, Engine, by_pair
-from changenet.errors import EngineError
+from changenet.engines.tolerance import tolerance
+from changenet.errors import DataError, EngineError, SpecError
+from changenet.evaluation.comparison import compare_engines
 from changenet.manifest import Parity
 
+logger = logging.getLogger(__name__)
+
 BATCHES = (1, 2, 7)
-TOLERANCE = 1e-4  # of |score difference| / max(1, |score|), in fp32
 Pictures = NDArray[np.uint8]
 
 
@@ -41,34 +48,33 @@ def make_pairs(count: int, shape: tuple[int, int, int], *, seed: int, num_golden
 def check_parity(
     engine: Engine,
     reference: Engine,
+    description: ModelDescription,
     *,
-    shape: tuple[int, int, int],
+    fix: str,
     truth: Engine | None = None,
-    mean: Sequence[float],
-    std: Sequence[float],
-    num_golden: int = 1,
     pair_batch: int = -1,
     seed: int = 20,
-    tolerance: float = TOLERANCE,
 ) -> Parity:
-    """Compare an engine with the PyTorch network on fresh pairs, along both roads: split, and the pair graph.
+    """Compare an engine with another one on fresh pairs, along both roads: split, and the pair graph.
+
+    An engine beside itself is held to one thing: its pair graph must give the scores of the split road.
 
     Args:
         engine: What is checked.
         reference: What it must agree with, tensor by tensor.
-        shape: (3, H, W) of a picture.
+        description: Of the network.
+        fix: What to do where they do not agree.
         truth: Whose scores count, where the reference is that network with merged steps; None = the reference.
-        mean: Of pixels in 0-1, for the pair graph's normalised input.
-        std: Likewise.
-        num_golden: Goldens a test is compared with.
         pair_batch: The only batch that the pair graph takes; -1 = any.
         seed: Of the pairs.
-        tolerance: Of |score difference| / max(1, |score|).
 
     Raises:
-        EngineError: The scores differ by more than `tolerance`; the message names the tensor that drifts first.
+        EngineError: The scores differ by more than the `tolerance` of the engine's precision; the message names the tensor that
+            drifts first.
     """
-    worst, truth = 0.0, truth or reference
+    worst, truth, allowed = 0.0, truth or reference, tolerance(engine.precision)
+    shape, num_golden = description.layout.shape, description.num_golden
+    mean, std = description.network["mean"], description.network["std"]
     for batch in sorted({*BATCHES, *([pair_batch] if pair_batch > 0 else [])}):
         test, golden = make_pairs(batch, shape, seed=seed + batch, num_golden=num_golden)
         scores = truth.score(test, golden)
@@ -79,14 +85,40 @@ def check_parity(
         for road in roads:
             steps = list(road)
             worst = max(worst, steps[-1][1])
-            if not steps[-1][1] <= tolerance:  # also when it is not a number
-                name, error = next(step for step in steps if not step[1] <= tolerance)
+            if not steps[-1][1] <= allowed:  # also when it is not a number
+                name, error = next(step for step in steps if not step[1] <= allowed)
                 raise EngineError(
-                    f"{engine.name} does not agree with PyTorch at batch {batch}: {name} drifts first, by {error:.1e} "
-                    f"(score by {steps[-1][1]:.1e}, allowed {tolerance:.0e})",
-                    fix="Nothing was written. Try another export.opset_version.",
+                    f"{engine.name} ({engine.precision}) does not agree with {reference.name} ({reference.precision}) at "
+                    f"batch {batch}: {name} drifts first, by {error:.1e} (score by {steps[-1][1]:.1e}, allowed {allowed:.0e})",
+                    fix=f"Nothing was written. {fix}",
                 )
     return Parity(max_error=worst)
+
+
+def with_agreement(
+    parity: Parity,
+    engine: Engine,
+    reference: Engine,
+    description: ModelDescription,
+    validation: Iterable[tuple[Any, Any]] | None,
+) -> Parity:
+    """Return a parity with the share of real pairs that two engines decide alike, or with the reason why there is none.
+
+    Args:
+        parity: Of the engine.
+        engine: What is checked.
+        reference: Whose decisions count.
+        description: Whose threshold and classes decide.
+        validation: Pairs, as `changenet.evaluation.comparison.compare_engines` takes them; where they cannot be read, which is
+            a DataError or a SpecError, there is a warning. None: there are none, which needs no reason.
+    """
+    if validation is None:
+        return parity
+    try:
+        return replace(parity, agreement=compare_engines(reference, engine, validation, description).agreement)
+    except (DataError, SpecError) as error:
+        logger.warning("No decisions on real pairs were compared: %s", error)
+        return replace(parity, reason=str(error))
 
 
 def _split_road(

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from changenet import encryption, storage
 from changenet.bundle import WEIGHTS, Bundle, add_engine, is_bundle, read_bundle
+from changenet.engines.choice import self_test
 from changenet.engines.onnxruntime import OnnxRuntimeEngine
 from changenet.engines.tensorrt import TensorRtEngine
-from changenet.engines.tensorrt_files import PAIR, RUNTIME, TensorRtFiles, write_engine_file
+from changenet.engines.tensorrt_files import PAIR, RUNTIME, TensorRtFiles, note_of, write_engine_file
 from changenet.errors import CheckpointError, EngineError
-from changenet.evaluation.comparison import compare_engines
 from changenet.evaluation.cost import median_seconds
-from changenet.export.parity import TOLERANCE, check_parity
+from changenet.export.parity import check_parity, with_agreement
+from changenet.export.targets import OVERWRITE, check_files
 from changenet.manifest import EngineEntry, Parity
 from changenet.signing import SIGNATURE
 from changenet.storage import sha256
@@ -23,12 +24,11 @@ from changenet.tensorrt import weights
 from changenet.tensorrt.build import BuildSettings, Built, build_plans, read_graph
 from changenet.tensorrt.tag import EngineTag
 
-# Of |score difference| / max(1, |score|): numbers of 8 bits are rounded elsewhere, and those of 16 hold three digits.
-TOLERANCES = {"fp32": TOLERANCE, "fp16": 0.05, "bf16": 0.05, "int8": 0.2, "fp8": 0.2}
 ELSEWHERE = "it was built for a GPU that is elsewhere, and never run"
+_OTHERWISE = "Try another gen_trt_engine.tensorrt.data_type, or fp32 for some nodes: tensorrt.layers_precision."
 NO_BUNDLE = "it was built from an ONNX file that belongs to no bundle"
 BATCH = 8  # of the comparison of speeds
-_BUNDLE = "bundle"
+_BUNDLE, _GRAPH = "bundle", "pair.onnx"
 
 
 @dataclass(frozen=True)
@@ -63,25 +63,28 @@ class Generated:
     signature_lost: bool
 
 
-def find_source(path: str, *, encryption_key: str | None = None) -> Source:
-    """Return the graphs behind a bundle folder, a graph of one, the `model.onnx` beside one, or an ONNX file alone.
+def find_source(path: str, *, exported: Sequence[str] = (), encryption_key: str | None = None) -> Source:
+    """Return the graphs behind a bundle folder, a graph of one, a copy of its pair graph, or an ONNX file alone.
 
     Args:
         path: Path or URI.
+        exported: Folders where the bundle of a copy may be, besides the one beside it.
         encryption_key: Opens encrypted graphs.
 
     Raises:
         CheckpointError: Missing, damaged, or locked.
     """
-    folder = next((each for each in (path, _parent(path)) if is_bundle(each)), None)
-    if folder is None:
-        content = encryption.read_model(path, encryption_key).getvalue()
-        beside = storage.join(_parent(path), _BUNDLE)
-        bundle = read_bundle(beside, encryption_key=encryption_key) if is_bundle(beside) else None
-        if bundle is None or not bundle.has("pair.onnx") or bundle.read("pair.onnx") != content:
-            return Source(path, {"pair.onnx": content, **_weights_beside(path, content, encryption_key)}, None)
-    else:
+    folder = next((each for each in (path, storage.parent(path)) if is_bundle(each)), None)
+    if folder is not None:
         bundle = read_bundle(folder, encryption_key=encryption_key)
+    else:
+        content = encryption.read_model(path, encryption_key).getvalue()
+        candidates = filter(is_bundle, dict.fromkeys([storage.join(storage.parent(path), _BUNDLE), *exported]))
+        opened = (read_bundle(each, encryption_key=encryption_key) for each in candidates)
+        found = next((each for each in opened if each.has(_GRAPH) and each.read(_GRAPH) == content), None)
+        if found is None:
+            return Source(path, {_GRAPH: content, **_weights_beside(path, content, encryption_key)}, None)
+        bundle = found
     names = [name for name in bundle.manifest.sha256 if name.endswith(".onnx") or name == WEIGHTS]
     if not names:
         fix = "Export a checkpoint that is not quantized by torchao."
@@ -97,19 +100,8 @@ def _weights_beside(path: str, graph: bytes, encryption_key: str | None) -> dict
             raise CheckpointError(
                 f"looks for its weights in another folder: {name!r}", where=path, fix="Export it again."
             )
-        found[name] = encryption.read_model(storage.join(_parent(path), name), encryption_key).getvalue()
+        found[name] = encryption.read_model(storage.join(storage.parent(path), name), encryption_key).getvalue()
     return found
-
-
-def check_writable(source: Source, engine_file: str, *, overwrite: bool) -> None:
-    """Make sure that nothing is replaced unasked (raises CheckpointError)."""
-    fix = "Add --overwrite to replace it."
-    if overwrite:
-        return
-    if storage.exists(engine_file):
-        raise CheckpointError("exists", where=engine_file, fix=fix)
-    if source.bundle is not None and any(each.name == RUNTIME for each in source.bundle.manifest.engines):
-        raise CheckpointError("this bundle has a TensorRT engine already", where=source.where, fix=fix)
 
 
 def generate(
@@ -121,7 +113,6 @@ def generate(
     timing_cache: str | None = None,
     overwrite: bool = False,
     validation: Iterable[tuple[Any, Any]] | None = None,
-    not_compared: str = "",
 ) -> Generated:
     """Build the engines of every graph, hold them against ONNX Runtime where they run, and write them.
 
@@ -133,14 +124,13 @@ def generate(
         timing_cache: File that makes later builds quicker; read where it is there, written after the build.
         overwrite: Replace an earlier engine.
         validation: Real pairs, as `changenet.export.onnx.export_bundle`, on which decisions are compared.
-        not_compared: Why on none.
 
     Raises:
         EngineError: TensorRT or the GPU is missing, a graph cannot be built, or the engines give other scores: nothing is
             written.
-        CheckpointError: There is an earlier engine, and `overwrite` is not given.
+        CheckpointError: There is an earlier engine, and `overwrite` is not given; or a file would lie in a bundle.
     """
-    check_writable(source, engine_file, overwrite=overwrite)
+    _check_targets(source, engine_file, timing_cache, overwrite=overwrite)
     cache = storage.read_bytes(timing_cache) if timing_cache and storage.exists(timing_cache) else b""
     description = source.bundle.manifest.description if source.bundle else None
     goldens = description.num_golden if description else 1
@@ -148,31 +138,45 @@ def generate(
     tag, parity = built.tag, Parity(None, reason=ELSEWHERE if settings.capability else NO_BUNDLE)
     if source.bundle is not None and settings.capability is None:
         engine = _opened(source.bundle, built, settings.device)
-        parity = _check(engine, source, validation, not_compared)
+        parity = _check(engine, source, validation)
         tag = replace(tag, pairs_per_second=_speeds(engine, source, settings.device))
     if timing_cache and built.timing_cache:
         storage.write_bytes(timing_cache, built.timing_cache)
-    files, signed = {}, False
-    if source.bundle is not None:
-        signed = storage.exists(storage.join(source.where, SIGNATURE))
-        stored = {
-            name: encryption.seal(plan, encryption_key) if encryption_key else plan
-            for name, plan in built.plans.items()
+    signed = source.bundle is not None and storage.exists(storage.join(source.where, SIGNATURE))
+    with storage.or_as_before(engine_file, note_of(engine_file)):
+        files = {
+            engine_file: write_engine_file(
+                engine_file, built.plans[PAIR], tag, description, encryption_key=encryption_key
+            )
         }
-        entry = EngineEntry(
-            name=RUNTIME,
-            runtime=RUNTIME,
-            precision=tag.precision,
-            sha256={name: sha256(content) for name, content in stored.items()},
-            parity=parity,
-            tag=tag.to_dict(),
-        )
-        add_engine(source.bundle, entry, stored)
-        files = {storage.join(source.where, name): len(content) for name, content in stored.items()}
-    files[engine_file] = write_engine_file(
-        engine_file, built.plans[PAIR], tag, description, encryption_key=encryption_key
-    )
+        if source.bundle is not None:
+            files |= _add_to_bundle(source.bundle, built.plans, tag, parity, encryption_key)
     return Generated(files, tag, parity, signed)
+
+
+def _check_targets(source: Source, engine_file: str, timing_cache: str | None, *, overwrite: bool) -> None:
+    folder = source.bundle.folder if source.bundle else None
+    check_files([engine_file, note_of(engine_file)], bundle=folder, overwrite=overwrite)
+    check_files([timing_cache] if timing_cache else [], bundle=folder, overwrite=True)
+    if not overwrite and source.bundle and any(each.name == RUNTIME for each in source.bundle.manifest.engines):
+        raise CheckpointError("this bundle has a TensorRT engine already", where=source.where, fix=OVERWRITE)
+
+
+def _add_to_bundle(
+    bundle: Bundle, plans: Mapping[str, bytes], tag: EngineTag, parity: Parity, encryption_key: str | None
+) -> dict[str, int]:
+    """Return path to size in bytes of the files that the bundle has now, too."""
+    stored = {name: encryption.seal(plan, encryption_key) if encryption_key else plan for name, plan in plans.items()}
+    entry = EngineEntry(
+        name=RUNTIME,
+        runtime=RUNTIME,
+        precision=tag.precision,
+        sha256={name: sha256(content) for name, content in stored.items()},
+        parity=parity,
+        tag=tag.to_dict(),
+    )
+    add_engine(bundle, entry, stored)
+    return {storage.join(bundle.folder, name): len(content) for name, content in stored.items()}
 
 
 def _opened(bundle: Bundle, built: Built, device: str) -> TensorRtEngine:
@@ -180,27 +184,16 @@ def _opened(bundle: Bundle, built: Built, device: str) -> TensorRtEngine:
     return TensorRtEngine(files, device=device)
 
 
-def _check(
-    engine: TensorRtEngine, source: Source, validation: Iterable[tuple[Any, Any]] | None, not_compared: str
-) -> Parity:
+def _check(engine: TensorRtEngine, source: Source, validation: Iterable[tuple[Any, Any]] | None) -> Parity:
     assert source.bundle is not None
     manifest = source.bundle.manifest
     description = manifest.description
-    reference = OnnxRuntimeEngine(source.graphs.__getitem__, description=description)
-    parity = check_parity(
-        engine,
-        reference,
-        shape=description.layout.shape,
-        mean=description.network["mean"],
-        std=description.network["std"],
-        num_golden=description.num_golden,
-        pair_batch=manifest.batch_size,
-        tolerance=TOLERANCES[engine.precision],
-    )
+    precision = manifest.engines[0].precision
+    reference = OnnxRuntimeEngine(source.graphs.__getitem__, description=description, precision=precision)
+    parity = check_parity(engine, reference, description, fix=_OTHERWISE, pair_batch=manifest.batch_size)
+    self_test(engine, source.bundle)  # whoever loads the bundle asks for it, too
     parity = replace(parity, min_agreement=manifest.engines[0].parity.min_agreement)
-    if validation is None:
-        return replace(parity, reason=not_compared)
-    return replace(parity, agreement=compare_engines(reference, engine, validation, description).agreement)
+    return with_agreement(parity, engine, reference, description, validation)
 
 
 def _speeds(engine: TensorRtEngine, source: Source, device: str) -> dict[str, float]:
@@ -209,12 +202,8 @@ def _speeds(engine: TensorRtEngine, source: Source, device: str) -> dict[str, fl
     description = source.bundle.manifest.description
     try:
         other = OnnxRuntimeEngine(source.graphs.__getitem__, description=description, device=device)
-    except EngineError:
+    except (EngineError, CheckpointError):  # no such provider, or a graph that it refuses
         other = OnnxRuntimeEngine(source.graphs.__getitem__, description=description)
     shape, goldens = description.layout.shape, description.num_golden
     seconds = {each.name: median_seconds(each, BATCH, shape, goldens) for each in (engine, other)}
     return {name: round(BATCH / each, 1) for name, each in seconds.items()}
-
-
-def _parent(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[0] or ("/" if path.startswith("/") else ".")

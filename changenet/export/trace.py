@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,14 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from changenet.bundle import WEIGHTS
-from changenet.errors import EngineError
 
 if TYPE_CHECKING:
     from changenet.model.network import ChangeNet
 
 MIN_OPSET = 18
-TORCHSCRIPT_OPSET = 17
-ONNX_LIMIT = 2**31  # bytes of one protobuf message
+ONNX_LIMIT = 2**31 - 2**26  # bytes of one protobuf message, less what nodes and names take
 _SMALL = 1024  # bytes; less stays in the graph, where shape inference can see it
 _EXAMPLES = 2  # a batch of one would be frozen into the graph as a constant
 
@@ -74,18 +71,9 @@ class Parts:
 
 @torch.inference_mode(False)
 def trace_parts(network: ChangeNet, *, opset: int = MIN_OPSET) -> Parts:
-    """Return the traced pieces of a network (arguments and errors as `export_graphs`).
-
-    `TORCHSCRIPT_OPSET` takes PyTorch's older exporter, the only one that knows the rounding of ModelOpt's layers.
-
-    Raises:
-        EngineError: The weights do not fit into one ONNX file, and the older exporter is to write it.
-    """
+    """Return the traced pieces of a network (arguments as `export_graphs`)."""
     weights = sum(each.numel() * each.element_size() for each in network.state_dict().values())
     apart = bytearray() if weights >= ONNX_LIMIT else None
-    if apart is not None and opset == TORCHSCRIPT_OPSET:
-        what = f"an ONNX file holds less than {ONNX_LIMIT >> 30} GiB, and the weights are {weights / 2**30:.1f} GiB"
-        raise EngineError(what, fix="Quantize a smaller encoder, or with backend: torchao.")
     network.eval()
     # Two different pictures: the exporter takes one tensor given twice for one input.
     goldens = network.num_golden
@@ -140,8 +128,6 @@ def _trace(
     opset: int,
 ) -> onnx.ModelProto:
     """Trace a module with a free batch on every input; inner names begin with the name of the part."""
-    if opset == TORCHSCRIPT_OPSET:
-        return _trace_torchscript(part, module, examples, inputs, outputs)
     batch = {0: torch.export.Dim("batch", min=1)}
     free = tuple(tuple(batch for _ in each) if isinstance(each, tuple) else batch for each in examples)
     with _quiet(), _out_of_place(module), torch.no_grad():
@@ -189,33 +175,6 @@ def _order_gelu(graph: onnx.GraphProto) -> None:
 
 def _is_erf(node: onnx.NodeProto | None) -> bool:
     return node is not None and node.op_type == "Erf"
-
-
-def _trace_torchscript(
-    part: str,
-    module: nn.Module,
-    examples: tuple[Tensor | tuple[Tensor, ...], ...],
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-) -> onnx.ModelProto:
-    buffer = io.BytesIO()
-    with _quiet(), _out_of_place(module), torch.no_grad():
-        torch.onnx.export(
-            module.eval(),
-            examples,
-            buffer,  # type: ignore[arg-type] # the older exporter takes an open file, too
-            dynamo=False,
-            opset_version=TORCHSCRIPT_OPSET,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_axes={name: {0: "batch"} for name in [*inputs, *outputs]},
-        )
-    model = onnx.load_from_string(buffer.getvalue())
-    del model.graph.value_info[:]
-    for node in model.graph.node:
-        node.doc_string = ""
-    model.graph.name = part
-    return onnx.compose.add_prefix(model, f"{part}/", rename_inputs=False, rename_outputs=False, inplace=True)
 
 
 def _layer_of(node: onnx.NodeProto) -> str:

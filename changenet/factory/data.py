@@ -129,6 +129,7 @@ def training_loader(experiment: Experiment, *, rank: int = 0, world_size: int = 
             seed=seed,
             rank=rank,
             world_size=world_size,
+            where=source.annotations.path,
         ),
         workers=_readers(experiment, threads),
     )

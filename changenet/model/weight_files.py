@@ -76,6 +76,9 @@ def read_pickled(content: io.BytesIO, *, where: str) -> Any:
             what = "looks like an .etlt file, an ONNX model that TAO encrypted and that only TAO opens"
             fix = "Give the checkpoint that it was exported from (.pth or .tlt), saved without a key."
             raise CheckpointError(what, where=where, fix=fix)
+        if where.lower().endswith(".onnx"):
+            what = "is an ONNX graph, not a checkpoint"
+            raise CheckpointError(what, where=where, fix="Give the checkpoint (.pth) that it was exported from.")
         what = "is neither a file of torch.save nor of safetensors"
         raise CheckpointError(what, where=where, fix="Give a file of weights.")
     try:

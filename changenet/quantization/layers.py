@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from changenet.errors import SpecError
+
+logger = logging.getLogger(__name__)
 
 NATIVE = "native"
 _SHOWN = 8  # candidates of a class in a message
@@ -50,6 +53,12 @@ def choose_layers(
     >>> choose_layers({"head": nn.Linear(1, 1)}, rules=[Rule("Linear", "int8")], skip=[], backend="torchao")
     {'head': 'int8'}
     """
+    for pattern in dict.fromkeys(rule.pattern for rule in rules):
+        if not any(_matches(pattern, name, module) for name, module in layers.items()):
+            logger.warning("quantize.layers: %r matches no layer that %s can quantize.", pattern, backend)
+    for pattern in skip:
+        if not any(_matches(pattern, name, module) for name, module in layers.items()):
+            logger.info("quantize.skip_names: %r takes nothing out that %s can quantize.", pattern, backend)
     chosen = {}
     for name, module in layers.items():
         said = [rule.dtype for rule in rules if _matches(rule.pattern, name, module)]
@@ -59,7 +68,8 @@ def choose_layers(
         raise SpecError(
             f"no rule leaves a layer to quantize; {backend} can quantize {_listed(layers)}",
             where="quantize.layers",
-            fix="Write a rule such as {module_name: 'Linear', weights: {dtype: int8}}; skip_names takes layers out again.",
+            fix="Write a rule such as {module_name: 'Linear', weights: {dtype: int8}}"
+            + (f"; skip_names takes out {', '.join(skip)}." if skip else "."),
         )
     return chosen
 

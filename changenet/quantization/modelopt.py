@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +14,7 @@ from changenet.quantization.packages import import_package, quiet
 
 BITS: dict[str, Any] = {"int8": 8, "fp8_e4m3fn": (4, 3)}
 _AMAX = "._amax"
+_INPUT, _WEIGHT = ".input_quantizer", ".weight_quantizer"
 
 
 def quantizable(module: nn.Module) -> bool:
@@ -68,6 +69,16 @@ def take_apart(network: nn.Module) -> dict[str, Tensor]:
     return dict(network.state_dict())
 
 
+def floats_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state of the network of floats from what `take_apart` returned."""
+    return {name: tensor for name, tensor in state.items() if not name.endswith((_INPUT + _AMAX, _WEIGHT + _AMAX))}
+
+
+def ranges_of(layers: Iterable[str], state: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the largest absolute value that each layer took, from what `take_apart` returned."""
+    return {name: float(state[f"{name}{_INPUT}{_AMAX}"]) for name in layers}
+
+
 def restore(network: nn.Module, layers: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
     """Give a fresh network the weights and ranges that `take_apart` returned, in place.
 
@@ -99,9 +110,9 @@ def _insert(package: ModuleType, network: nn.Module, layers: Mapping[str, str], 
     for name, dtype in layers.items():
         calibrator = {"calibrator": "histogram"} if entropy else {}
         rules.append(
-            {"quantizer_name": f"{name}.input_quantizer", "cfg": {"num_bits": BITS[dtype], "axis": None, **calibrator}}
+            {"quantizer_name": f"{name}{_INPUT}", "cfg": {"num_bits": BITS[dtype], "axis": None, **calibrator}}
         )
-        rules.append({"quantizer_name": f"{name}.weight_quantizer", "cfg": {"num_bits": BITS[dtype], "axis": 0}})
+        rules.append({"quantizer_name": f"{name}{_WEIGHT}", "cfg": {"num_bits": BITS[dtype], "axis": 0}})
     package.quantize(network, {"quant_cfg": rules, "algorithm": None})
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from changenet.description import PASS, UNSCORED
+from changenet.description import BINARY_CLASSES, PASS, UNSCORED
 from changenet.model.catalogue import CATALOGUE, GOLDEN_CELL, unknown_backbone
 from changenet.spec import encoders
+from changenet.spec.actions import runs_engine_file
 from changenet.spec.experiment import Experiment
 from changenet.spec.finding import Finding
+from changenet.spec.keys import DATA
+from changenet.spec.quantize_checks import check_quantize
 from changenet.spec.serve_checks import check_serve
 from changenet.spec.workers import unshared_batch
 
-DATA = "dataset.classify"
 TAO_NUM_INPUT = 8  # TAO's default beside a null input_map; its own spec writes both and means neither
 
 
 def check(experiment: Experiment) -> Iterator[Finding]:
-    """Yield every contradiction of the experiment."""
+    """Yield every contradiction of the experiment; of a task that this version cannot do, only that."""
+    if experiment.task == "segment":
+        yield Finding(("task",), "is 'segment': segmentation is not available in this version", "Use task: classify.")
+        return
     yield from _loss(experiment)
     yield from _weights(experiment)
     yield from _classes(experiment)
@@ -28,7 +33,8 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     yield from _sizes(experiment)
     yield from _goldens(experiment)
     yield from _batch(experiment)
-    yield from _quantize(experiment)
+    yield from _engine_files(experiment)
+    yield from check_quantize(experiment)
     yield from _profile(experiment)
     yield from check_serve(experiment.serve)
 
@@ -72,6 +78,9 @@ def _classes(experiment: Experiment) -> Iterator[Finding]:
         yield Finding((key,), what, "Choose another name.")
     if PASS in listed and listed[0] != PASS:
         yield Finding((key,), f"is {list(listed)}", "PASS must be the first class.")
+    if experiment.classes == BINARY_CLASSES:
+        what = f"is {list(listed)}, which means the same as no classes: any label but {PASS} is a defect"
+        yield Finding((key,), what, "Leave classes out, or give the second class and its label another name: 'bad'.")
     if width is not None and width != len(experiment.classes):
         yield Finding(
             (f"{DATA}.num_classes", key),
@@ -154,8 +163,8 @@ def _encoder(experiment: Experiment) -> Iterator[Finding]:
                 "model.backbone.pretrained_backbone_path",
                 "train.pretrained_model_path",
             ),
-            "is true, but model.backbone.pretrained_backbone_path is not set: random weights would stay random",
-            "Set pretrained_backbone_path, or freeze_backbone false.",
+            "is true, but nothing names pretrained weights: random ones would stay random",
+            "Set pretrained_backbone_path or train.pretrained_model_path, or freeze_backbone false.",
         )
     if backbone.pretrained_backbone_path == "bundled" and kind not in ("timm", "unknown"):
         yield Finding(
@@ -223,8 +232,6 @@ def _goldens(experiment: Experiment) -> Iterator[Finding]:
 
 
 def _batch(experiment: Experiment) -> Iterator[Finding]:
-    if experiment.task == "segment":
-        return
     workers = experiment.train.ray.num_workers
     if workers is None:
         return
@@ -235,41 +242,15 @@ def _batch(experiment: Experiment) -> Iterator[Finding]:
         yield Finding((f"{DATA}.batch_size", "train.ray.num_workers"), *problem)
 
 
-def _quantize(experiment: Experiment) -> Iterator[Finding]:
-    quantize = experiment.quantize
-    fitting = "weight_only_ptq" if quantize.backend == "torchao" else "static_ptq"
-    if quantize.mode not in (None, fitting):
-        yield Finding(
-            ("quantize.mode", "quantize.backend"),
-            f"is {quantize.mode!r}, but quantize.backend is {quantize.backend!r}",
-            f"Use {fitting!r}, or leave the mode out.",
-        )
-    data = experiment.dataset.classify.quant_calibration_dataset
-    if data.csv_path and not data.images_dir:
-        yield Finding((f"{DATA}.quant_calibration_dataset.images_dir",), "not given", "Name it, beside csv_path.")
-    for number, rule in enumerate(quantize.layers):
-        key = f"quantize.layers[{number}]"
-        tensors = {"weights": rule.weights, "activations": rule.activations}
-        given = {name: tensor.dtype for name, tensor in tensors.items() if tensor is not None}
-        if fitting == "static_ptq" and len(set(given.values())) > 1:
-            what = "has one number format for weights and another for activations"
-            yield Finding((key,), what, f"Give both the same: {quantize.backend} quantizes whole layers.")
-        for name, dtype in given.items():
-            if quantize.backend == "onnxruntime" and dtype not in ("int8", "native"):
-                what = f"is {dtype!r}, but quantize.backend is 'onnxruntime'"
-                yield Finding((f"{key}.{name}.dtype",), what, "Use 'int8'.")
-    allowed = {
-        "onnxruntime": ("minmax", "max", "entropy"),
-        "modelopt.pytorch": ("minmax", "max", "entropy"),
-        "modelopt.onnx": ("minmax", "max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq"),
-    }
-    if quantize.algorithm not in allowed.get(quantize.backend, (quantize.algorithm,)):
-        names = ", ".join(allowed[quantize.backend])
-        yield Finding(
-            ("quantize.algorithm", "quantize.backend"),
-            f"is {quantize.algorithm!r}, but quantize.backend is {quantize.backend!r}",
-            f"Use one of {names}.",
-        )
+def _engine_files(experiment: Experiment) -> Iterator[Finding]:
+    for action in ("evaluate", "inference"):
+        section = getattr(experiment, action)
+        if runs_engine_file(section) and section.engine not in ("auto", "tensorrt"):
+            yield Finding(
+                (f"{action}.engine", f"{action}.trt_engine"),
+                f"is {section.engine!r}, but {action}.trt_engine is all that there is to run",
+                f"Name a {action}.checkpoint, or leave the engine out: TensorRT runs that file.",
+            )
 
 
 def _profile(experiment: Experiment) -> Iterator[Finding]:

@@ -12,7 +12,9 @@ from typing import Any, Literal
 from changenet.spec import encoders
 from changenet.spec.actions import runs_engine_file
 from changenet.spec.experiment import Experiment
-from changenet.spec.keys import all_keys, plain
+from changenet.spec.finding import Notice
+from changenet.spec.keys import AUGMENTATION, all_keys, plain
+from changenet.spec.quantize_checks import unused_in_layer_rules
 from changenet.spec.tree import get, parse_path
 
 Condition = Callable[[Experiment], bool]
@@ -63,8 +65,9 @@ class WithoutEffect:
 
 
 SCORED: tuple[Literal["evaluate"], Literal["inference"]] = ("evaluate", "inference")
+UNREAD_SECTIONS = ("dataset.segment", "train.segment")  # TAO's specs carry them whatever the task: no warning
 ACTIONS: tuple[Literal["train", "evaluate", "inference"], ...] = ("train", *SCORED)
-AUGMENTATION = "dataset.classify.augmentation_config"
+SMALL_WORKSPACE = 256  # MB; below, GiB are meant
 RANDOM = ("random_flip", "random_rotate", "random_color", "random_shift")
 
 TABLE: tuple[WithoutEffect, ...] = (
@@ -92,6 +95,12 @@ TABLE: tuple[WithoutEffect, ...] = (
     WithoutEffect("model.decode_head.in_index", "learnable_difference_modules decides", quiet=([0, 1, 2, 3],)),
     WithoutEffect(
         "model.classify.embed_dec", "the euclidean comparison has no classifier", quiet=(5,), when=_euclidean
+    ),
+    WithoutEffect(
+        "model.classify.head",
+        "of a ViT the euclidean comparison sees one vector, no map to pool",
+        quiet=("flatten",),
+        when=lambda e: not e.learnable and encoders.family(e.model.backbone.type) == "vit",
     ),
     WithoutEffect("model.classify.learnable_difference_modules", "the euclidean comparison has none", when=_euclidean),
     WithoutEffect("model.classify.embedding_vectors", "the learnable comparison has no embedding", when=_learnable),
@@ -230,22 +239,6 @@ TABLE: tuple[WithoutEffect, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Notice:
-    """Something that the spec says and that does not happen as written.
-
-    Args:
-        path: The key or section.
-        message: What happens instead.
-        remedy: What the spec would say without the notice: values by key, None = leave it out; empty where the value
-            has to stay.
-    """
-
-    path: str
-    message: str
-    remedy: dict[str, Any]
-
-
 def without_effect(experiment: Experiment) -> Iterator[Notice]:
     """Yield a notice for every value that changes nothing, and for every value that is read differently."""
     values = plain(experiment.model_dump(exclude={"encryption_key"}))
@@ -297,24 +290,8 @@ def _read_differently(experiment: Experiment) -> Iterator[Notice]:
         if ids != counted[: len(ids)]:
             message = f"{ids} is only counted: CUDA_VISIBLE_DEVICES chooses the GPUs of a machine"
             yield Notice(f"{action}.gpu_ids", message, {f"{action}.gpu_ids": counted})
-    yield from _rules(experiment)
-
-
-def _rules(experiment: Experiment) -> Iterator[Notice]:
-    """Yield what the layer rules of a quantization say and nobody does."""
-    for number, rule in enumerate(experiment.quantize.layers):
-        tensors = {"weights": rule.weights, "activations": rule.activations}
-        for name, tensor in tensors.items():
-            key = f"quantize.layers[{number}].{name}"
-            if tensor is None:
-                continue
-            if name == "activations" and experiment.quantize.backend == "torchao":
-                yield Notice(key, "no effect: torchao quantizes weights only", {key: None})
-                continue
-            if tensor.dtype == "fp8_e5m2":
-                message = "'fp8_e5m2' is read as 'fp8_e4m3fn', which is more accurate for weights"
-                yield Notice(f"{key}.dtype", message, {f"{key}.dtype": "fp8_e4m3fn"})
-            for option in sorted(tensor.model_fields_set - {"dtype"}):
-                if plain(getattr(tensor, option)) not in (None, {}):
-                    message = f"no effect: {experiment.quantize.backend} has its own way to scale"
-                    yield Notice(f"{key}.{option}", message, {f"{key}.{option}": None})
+    workspace = experiment.gen_trt_engine.tensorrt.workspace_size
+    if workspace < SMALL_WORKSPACE:
+        key = "gen_trt_engine.tensorrt.workspace_size"
+        yield Notice(key, f"{workspace} is MB; TAO's own programs read GiB", {key: workspace * 1024})
+    yield from unused_in_layer_rules(experiment)

@@ -16,6 +16,9 @@ from pydantic.fields import FieldInfo
 from changenet.spec.experiment import Experiment
 from changenet.spec.section import Section, section_of
 
+DATA = "dataset.classify"
+CLASSIFY = "model.classify"
+AUGMENTATION = f"{DATA}.augmentation_config"
 _LIMITS = {"ge": "{} or more", "gt": "above {}", "le": "at most {}", "lt": "below {}", "pattern": ""}
 
 

@@ -13,7 +13,6 @@ from yaml import YAMLError
 
 from changenet.errors import ChangeNetError, Problem, SpecError
 from changenet.spec import overrides, spellings
-from changenet.spec.availability import unavailable_task
 from changenet.spec.cross_checks import check
 from changenet.spec.effects import without_effect
 from changenet.spec.experiment import Experiment
@@ -176,8 +175,7 @@ def build(reading: Reading, tree: Tree) -> Experiment:
     resolve(tree, plain(Experiment()), reading.problem)
     spellings.modernize_values(tree, reading.change)
     experiment = validate(tree, reading.problem)
-    findings = list(unavailable_task(experiment)) or list(check(experiment))
-    for found in findings:
+    for found in check(experiment):
         if not any(_touches(parse_path(key), bad) for key in found.keys for bad in reading.bad):
             reading.problems.append(Problem(found.what, reading.where(parse_path(found.keys[0])), found.fix))
     if reading.problems:

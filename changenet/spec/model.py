@@ -25,7 +25,8 @@ class Backbone(Section):
         description="Weights of the encoder: a local file, or 'bundled' for those of an installed package.",
     )
     freeze_backbone: bool = Field(
-        default=False, description="Do not train the encoder; needs pretrained_backbone_path."
+        default=False,
+        description="Do not train the encoder; needs pretrained_backbone_path or train.pretrained_model_path.",
     )
     feat_downsample: bool = Field(default=False, description="FAN only: the last level at stride 32, 768 wide.")
 

@@ -12,14 +12,13 @@ from changenet.spec import encoders
 from changenet.spec.cross_checks import TAO_NUM_INPUT
 from changenet.spec.effects import no_effect, without_effect
 from changenet.spec.experiment import Experiment
-from changenet.spec.keys import plain
+from changenet.spec.keys import AUGMENTATION, plain
 from changenet.spec.loading import SECRET, Reading, build, read_tree
 from changenet.spec.rendering import flow, lines
 from changenet.spec.spellings import modern_interpolation, modern_path, modernize_values
 from changenet.spec.tree import Path, Tree, get, leaves, parse_path, put, remove, show_path
 from changenet.storage import read_text
 
-AUGMENTATION = "dataset.classify.augmentation_config"
 # TAO 7.3's defaults (reference 2) where ours are others: a key that is left out does not mean the same in both programs.
 TAO_DEFAULTS: dict[str, Any] = {
     "model.decode_head.use_summary_token": False,

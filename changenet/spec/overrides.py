@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -26,7 +27,7 @@ def parse_override(text: str) -> tuple[Path, Any]:
     True
 
     Raises:
-        ValueError: There is no `=`, no key, or the value is not YAML.
+        ValueError: There is no `=`, no key, or the value is not YAML or has a comment after it.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip("+ "):
@@ -57,11 +58,20 @@ def parse_value(text: str) -> Any:
 
 
 def _load(text: str) -> Any:
+    source = f"value: {text}" if text.strip() else "value: null"
+    if _ends_in_comment(source):
+        raise YAMLError("what follows the # would be a comment: put the value in quotes")
     # OmegaConf's YAML reads 1e-4 as a number, as its spec files do.
-    tree = OmegaConf.to_container(OmegaConf.create(f"value: {text}" if text.strip() else "value: null"), resolve=False)
+    tree = OmegaConf.to_container(OmegaConf.create(source), resolve=False)
     if not isinstance(tree, dict) or list(tree) != ["value"]:
         raise YAMLError("more than one value")
     return tree["value"]
+
+
+def _ends_in_comment(source: str) -> bool:
+    """Whether a comment follows the value of a key; on a command line nobody means one."""
+    node: Any = yaml.compose(source, Loader=yaml.SafeLoader)
+    return source[node.value[0][1].end_mark.index :].lstrip().startswith("#")
 
 
 def _spaced(text: str) -> str:

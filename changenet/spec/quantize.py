@@ -20,7 +20,9 @@ class TensorRule(Section):
         default="int8", description="Number format; native = left alone."
     )
     observer_or_fake_quant: str | None = Field(default=None, description="Observer.")
-    quant_axis: Integer | None = Field(default=None, description="Axis of the scales. Unset: one scale a tensor.")
+    quant_axis: Integer | None = Field(
+        default=None, description="Axis of the scales; weights always have a scale a channel."
+    )
     observer_or_fake_quant_kwargs: Options = Field(default_factory=FrozenMapping, description="Its options.")
 
 
@@ -37,7 +39,10 @@ class Quantize(Section):
 
     null_is_unset: ClassVar[frozenset[str]] = frozenset({"model_path", "results_dir"})
 
-    backend: Backend = Field(default="torchao", description="The package that quantizes.")
+    backend: Backend = Field(
+        default="torchao",
+        description="The package that quantizes. changenet quantize refuses modelopt.onnx: it cannot run beside this program.",
+    )
     mode: Mode | None = Field(
         default=None, description="weight_only_ptq (torchao) or static_ptq (the others). Unset: what fits the backend."
     )
@@ -46,7 +51,7 @@ class Quantize(Section):
         default=(), description="Rules; later ones win; a layer without a rule stays as it is."
     )
     skip_names: tuple[str, ...] = Field(default=(), description="Patterns of layers that stay as they are.")
-    model_path: str = Field(default="", description="The checkpoint, or ONNX file, to quantize.")
+    model_path: str = Field(default="", description="The checkpoint to quantize, ours or TAO's.")
     results_dir: str = Field(default="", description="Output folder of this action. Unset: results_dir/quantize.")
     backend_kwargs: Options = Field(default_factory=FrozenMapping, description="Options for the backend.")
     min_agreement: Annotated[Number, Field(ge=0, le=1)] = Field(

@@ -12,8 +12,7 @@ import yaml
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from changenet.spec.availability import UNREAD_SECTIONS
-from changenet.spec.effects import TABLE
+from changenet.spec.effects import TABLE, UNREAD_SECTIONS
 from changenet.spec.keys import Key, all_keys, field_at, is_list, plain, section_at
 from changenet.spec.overrides import parse_value
 from changenet.spec.tree import Path, Tree, parse_path, put, show_path

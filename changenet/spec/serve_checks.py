@@ -1,14 +1,16 @@
-"""What must fit together in the section `serve`."""
+"""What must fit together in the section `serve`, and in what a service is told."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from changenet.spec.finding import Finding
-from changenet.spec.serve import Autoscaling, Serve, ServedModel
+from changenet.spec.serve import Autoscaling, Placement, ServedModel, Service
+
+_PLACEMENT = tuple(Placement.model_fields)
 
 
-def check_serve(serve: Serve) -> Iterator[Finding]:
+def check_serve(serve: Service) -> Iterator[Finding]:
     """Yield every contradiction of the section."""
     yield from _names(serve)
     for model in serve.models:
@@ -17,13 +19,11 @@ def check_serve(serve: Serve) -> Iterator[Finding]:
     yield from _batches(serve)
 
 
-def _names(serve: Serve) -> Iterator[Finding]:
+def _names(serve: Service) -> Iterator[Finding]:
     shares: dict[str, list[float]] = {}
     for model in serve.models:
         shares.setdefault(model.name, []).append(model.traffic)
     for name, traffic in sorted(shares.items()):
-        if name in (".", ".."):
-            yield Finding(("serve.models",), f"names a model {name!r}, which no URL can hold", "Give it another name.")
         if traffic.count(1.0) > 1 or len(traffic) > 2:
             yield Finding(("serve.models",), f"names {name!r} twice", "Give every model a name of its own.")
         elif 1.0 not in traffic:
@@ -32,8 +32,9 @@ def _names(serve: Serve) -> Iterator[Finding]:
 
 
 def _replicas(model: ServedModel) -> Iterator[Finding]:
-    scales = model.autoscaling.max_replicas is not None
-    if model.traffic < 1 and (scales or model.replicas is not None):
+    scales = model.autoscaling.is_on
+    placed = [key for key in _PLACEMENT if getattr(model, key) != Placement.model_fields[key].default]
+    if model.traffic < 1 and (placed or model.replicas is not None):
         what = f"gives the shadow of {model.name!r} replicas, but it runs in those of the model that answers"
         yield Finding(("serve.models",), what, "Say it at the entry with traffic 1.")
     elif scales and model.replicas is not None:
@@ -42,6 +43,9 @@ def _replicas(model: ServedModel) -> Iterator[Finding]:
     elif not scales and model.autoscaling != Autoscaling():
         what = f"has autoscaling of {model.name!r} without max_replicas, which does nothing"
         yield Finding(("serve.models",), what, "Say how many replicas there may be.")
+    elif placed and not model.is_alone:
+        what = f"gives {model.name!r} {', '.join(placed)}, but it shares the replicas of the service"
+        yield Finding(("serve.models",), what, "Give it replicas of its own, or say it for the service.")
     yield from _scaling(model.autoscaling, "autoscaling", where="serve.models", of=f" of {model.name!r}")
 
 
@@ -55,15 +59,12 @@ def _scaling(scaling: Autoscaling, prefix: str, *, where: str | None = None, of:
         )
 
 
-def _batches(serve: Serve) -> Iterator[Finding]:
-    """Each engine has a thread of its own, so as many batches are under way as a replica holds models."""
-    alone = {each.name for each in serve.models if each.replicas or each.autoscaling.max_replicas is not None}
-    models = max(1, len({each.name for each in serve.models} - alone))
-    needed = models * serve.max_batch_size
-    if serve.max_ongoing_requests is not None and serve.max_ongoing_requests < needed:
+def _batches(serve: Service) -> Iterator[Finding]:
+    if serve.max_ongoing_requests is not None and serve.max_ongoing_requests < serve.batches:
+        models = len(serve.together)
         held = f" and a replica holds {models} models" if models > 1 else ""
         yield Finding(
             ("serve.max_ongoing_requests", "serve.max_batch_size"),
             f"is {serve.max_ongoing_requests}, but serve.max_batch_size is {serve.max_batch_size}{held}: no batch could fill",
-            f"Use {needed} or more, or leave it out.",
+            f"Use {serve.batches} or more, or leave it out.",
         )

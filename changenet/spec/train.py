@@ -149,7 +149,8 @@ class Train(Section):
     )
     results_dir: str | None = Field(default=None, description="Output folder of this action. Unset: results_dir/train.")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
-        default="32-true", description="Number format of training."
+        default="32-true",
+        description="Number format of training; a CPU without instructions for it takes 32-true, with a warning.",
     )
     sync_batchnorm: bool = Field(default=False, description="Batch statistics over all workers.")
     use_distributed_sampler: bool = Field(default=False, description="The sampler is always distributed here.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from changenet.synthetic.plan import Request
 
-PAIRS_TO_SEE = 5600
+PAIRS_TO_SEE = 8400
 """Pairs that training draws in all: enough for an AUROC above 0.99 on the generated boards."""
 
 TEMPLATE = """\
@@ -57,11 +57,11 @@ train:
     monitor_name: val_auroc
 evaluate:
   threshold: {{policy: recall, target: 1.0}}
-  checkpoint: {checkpoint}
+  checkpoint: ${{results_dir}}/train/model_best.pth
 inference:
-  checkpoint: {checkpoint}
+  checkpoint: ${{results_dir}}/train/model_best.pth
 export:
-  checkpoint: {checkpoint}
+  checkpoint: ${{results_dir}}/train/model_best.pth
 """
 
 
@@ -92,7 +92,6 @@ def write_recipe(folder: Path, request: Request, train_pairs: int, extension: st
         test=path("test.csv"),
         infer=path("infer.csv"),
         images=path("images"),
-        checkpoint=path("results", "train", "model_best.pth"),
         extension=extension,
         lights=lights,
         side=side,

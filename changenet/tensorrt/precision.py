@@ -117,10 +117,9 @@ def agreed_format(asked: str, models: Mapping[str, onnx.ModelProto], files: Mapp
     stored = "fp8" if "fp8" in quantized else next(iter(quantized), None)
     if stored is None and asked in ("int8", "fp8"):
         what = f"is {asked}, and {graphs} are not quantized to it"
-        fix = (
-            f"Run changenet quantize with quantize.backend: modelopt.pytorch and dtype {asked}, and export the result."
-        )
-        raise EngineError(what, where=TYPE_KEY, fix=fix if asked == "int8" else "Write fp16, or give such a graph.")
+        dtype = "fp8_e4m3fn" if asked == "fp8" else asked
+        fix = f"Run changenet quantize with backend: modelopt.pytorch and dtype: {dtype}, and export the result."
+        raise EngineError(what, where=TYPE_KEY, fix=fix)
     if stored is not None and asked not in (stored, "fp32"):
         what = f"is {asked}, and {graphs} are quantized to {stored}"
         raise EngineError(what, where=TYPE_KEY, fix=f"Write {stored}, or export the checkpoint that is not quantized.")

@@ -15,6 +15,7 @@ from changenet.tensorrt.package import TensorRt
 from changenet.tensorrt.tag import REBUILD, Gpu
 
 Tensors = tuple[Tensor, ...]
+ALIGNMENT = 256  # of addresses, in bytes; what PyTorch allocates on a GPU is so
 
 
 def local_gpu(device: str) -> Gpu:
@@ -114,7 +115,7 @@ class _TensorRtPlan(Plan):
 
     def execute(self, inputs: Sequence[Tensor]) -> Tensors:
         # They must stay until the GPU is done, which `_outputs` on the same stream waits for.
-        ready = [each.to(self._types[name]).contiguous() for name, each in zip(self._inputs, inputs, strict=True)]
+        ready = [_aligned(each.to(self._types[name])) for name, each in zip(self._inputs, inputs, strict=True)]
         stream = torch.cuda.current_stream(self._device)
         with self._lock, torch.cuda.device(self._device):
             for name, tensor in zip(self._inputs, ready, strict=True):
@@ -130,6 +131,12 @@ class _TensorRtPlan(Plan):
                     "TensorRT could not run a batch", fix="Is the GPU's memory full? Take a smaller batch."
                 )
         return tuple(outputs)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """Return a tensor that begins where TensorRT can read it, as a slice of another one need not."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
 
 
 def _torch_type(trt: Any, kind: Any) -> torch.dtype:

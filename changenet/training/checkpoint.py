@@ -37,12 +37,14 @@ class Checkpoint:
     Args:
         description: The network's arguments, layout, classes, threshold and provenance.
         state: The weights: parameter name to tensor, on the CPU.
-        training: Optimiser, schedule, epoch and random state to go on from; None in a file that only serves.
+        training: Optimiser, schedule and place in the run to go on from; None in a file that only serves.
+        path: The file that it was read from, for messages.
     """
 
     description: ModelDescription
     state: dict[str, torch.Tensor]
     training: dict[str, Any] | None = None
+    path: str = ""
 
 
 def package_versions() -> dict[str, str]:
@@ -102,7 +104,8 @@ def checkpoint_from(values: Any, path: str, describe: Describe | None = None) ->
             fix="Update changenet.",
         )
     try:
-        return Checkpoint(ModelDescription.from_dict(values["description"]), values["state_dict"], values["training"])
+        description = ModelDescription.from_dict(values["description"])
+        return Checkpoint(description, values["state_dict"], values["training"], path)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             "is damaged: its description cannot be read", where=path, fix="Train it again."
@@ -141,7 +144,8 @@ def adopt_tao(tao: TaoCheckpoint, description: ModelDescription, *, where: str) 
 
     network = ChangeNet(**description.network)
     load_tao_state(network, tao.tensors, where=where)
-    return Checkpoint(replace(description, network=network.arguments, versions=tao.versions), network.state_dict())
+    described = replace(description, network=network.arguments, versions=tao.versions)
+    return Checkpoint(described, network.state_dict(), path=where)
 
 
 def build_network(checkpoint: Checkpoint) -> ChangeNet:
@@ -156,5 +160,6 @@ def build_network(checkpoint: Checkpoint) -> ChangeNet:
     try:
         network.load_state_dict(checkpoint.state)
     except RuntimeError as error:
-        raise CheckpointError(f"its weights do not fit its own description: {error}", fix="Train it again.") from error
+        what = f"its weights do not fit its own description: {error}"
+        raise CheckpointError(what, where=checkpoint.path, fix="Train it again.") from error
     return network.eval()

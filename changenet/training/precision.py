@@ -1,4 +1,4 @@
-"""Number formats of training: the autocast contexts by the names of the spec."""
+"""Number formats of training: the autocast contexts by the names of the spec, and which of them a device computes in."""
 
 from __future__ import annotations
 
@@ -12,12 +12,24 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+FULL = "32-true"
+_ON_CPU = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+
+
+def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
+    """Say whether a device has instructions for half precision: a CPU without them takes tens of times as long as in float32."""
+    return device.type != "cpu" or bool(getattr(torch.ops.mkldnn, _ON_CPU[dtype])())
+
+
+def usable_precision(precision: str, device: torch.device) -> str:
+    """Return a precision of the spec, or `32-true` where the device has no instructions for it."""
+    return precision if precision == FULL or computes_in(AUTOCAST[precision], device) else FULL
 
 
 @contextlib.contextmanager
 def autocast(precision: str, device: torch.device) -> Iterator[None]:
     """Compute as `32-true`, `bf16-mixed` or `16-mixed` says, as far as half precision pays on the device."""
-    if precision == "32-true":
+    if precision == FULL:
         yield
         return
     with contextlib.ExitStack() as stack:

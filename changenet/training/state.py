@@ -82,7 +82,6 @@ class Stateful:
             # With averaging the file's weights are the averaged ones; the trained ones are needed to go on.
             "raw_weights": network.state_dict() if self.average is not None else None,
             "averaged_steps": int(self.average.n_averaged) if self.average is not None else 0,
-            "torch_random": torch.get_rng_state(),
         }
 
     def restore(self, training: dict[str, Any], network: torch.nn.Module) -> Progress:
@@ -107,5 +106,4 @@ class Stateful:
         for group, options in zip(self.optimizer.param_groups, chosen, strict=True):
             group.update(options, lr=options["initial_lr"] * factor)
         self.scaler.load_state_dict(training["scaler"])
-        torch.set_rng_state(training["torch_random"])
         return Progress(**training["progress"])

@@ -17,7 +17,11 @@ def quickstart(
     out: Annotated[str, typer.Option(help="Folder for everything it makes.")] = "quickstart",
     seed: Annotated[int, typer.Option(help="The same seed gives the same boards and the same result.")] = 0,
 ) -> None:
-    """Show the whole road on generated boards: sample, check, train, evaluate, inference, export, quantize, serve."""
+    """Show the whole road on generated boards: sample, check, train, evaluate, inference, export, quantize, serve.
+
+    What an earlier quickstart left in the folder is moved beside it, not
+    deleted.
+    """
     from ray_jobs import quickstart as verb
 
     finish(verb.run(out, seed=seed))

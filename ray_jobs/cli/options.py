@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-Spec = Annotated[str, typer.Option("-e", "--experiment-spec-file", help="Experiment spec (YAML, TAO's or ours).")]
+SPEC_FLAGS = ("-e", "--experiment-spec-file", "--experiment_spec_file")  # the last as TAO spells it
+Spec = Annotated[str, typer.Option(*SPEC_FLAGS, help="Experiment spec (YAML, TAO's or ours).")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Overrides of the spec; values in YAML: train.gpu_ids=[0,1]."),

@@ -138,6 +138,7 @@ EXPECTED: dict[str, tuple[dict[str, Any], list[str]]] = {
             f"model.classify.diff_module: {OLD}model.classify.difference_module",
             "gen_trt_engine.input_width: 128 has no effect: the ONNX file's is used",
             "gen_trt_engine.input_height: 512 has no effect: the ONNX file's is used",
+            "gen_trt_engine.tensorrt.workspace_size: 20 is MB; TAO's own programs read GiB",
         ],
     ),
     "template_2026": (

@@ -10,19 +10,15 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_whole_road_decides_well_again_and_again_and_a_used_folder_is_safe(tmp_path: Path) -> None:
+def test_the_whole_road_decides_well_and_a_used_folder_is_safe(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ray_jobs", "quickstart", "--out"]
     results = tmp_path / "demo" / "results"
-    decisions = []
-    for _ in range(2):
-        answer = subprocess.run([*command, str(tmp_path / "demo")], capture_output=True, text=True, check=False)
-        assert answer.returncode == 0, answer.stderr
-        decisions.append((results / "inference" / "inference.csv").read_bytes())
-    assert decisions[0] == decisions[1], "the same seed gives the same result"
+    answer = subprocess.run([*command, str(tmp_path / "demo")], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
     for step in ("sample", "check", "train", "evaluate", "inference", "export", "quantize", "serve"):
         assert step in answer.stdout
     assert "HTTP answers" in answer.stdout
-    assert json.loads((results / "quantize" / "comparison.json").read_text())["agreement"] >= 0.95
+    assert json.loads((results / "quantize" / "comparison.json").read_text())["agreement"] >= 0.99
     figures = json.loads((results / "evaluate" / "metrics.json").read_text())
     assert figures["auroc"] >= 0.99
 

@@ -218,13 +218,16 @@ def test_a_signal_leaves_a_usable_checkpoint_and_the_same_command_goes_on(
         stdout=subprocess.PIPE,
         preexec_fn=hears_ctrl_c if number == signal.SIGINT else deaf_to_ctrl_c,
     )
-    deadline = time.monotonic() + 180
-    while not metrics.exists():
-        assert process.poll() is None, process.communicate()[1].decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(number)
-    assert process.wait(timeout=240) == 1
+    try:
+        deadline = time.monotonic() + 480  # as long as Ray and workers take where much else runs
+        while not metrics.exists():
+            assert process.poll() is None, process.communicate()[1].decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(number)
+        assert process.wait(timeout=240) == 1
+    finally:
+        process.kill()  # or it trains on beside all other tests
     progress = load_checkpoint(str(latest)).training["progress"]
     done = progress["epoch"]
     assert done >= len(_rows(tmp_path / "results")), "at most the steps until the workers heard of it are repeated"

@@ -2,11 +2,14 @@
 
 import io
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -126,6 +129,43 @@ def board(seed: int) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+class SlowRequest:
+    """An inspection whose body stops short of its end until it is told to go on; a replica has it under way meanwhile."""
+
+    def __init__(self, url: str, golden: bytes) -> None:
+        noise = io.BytesIO()  # HAProxy keeps the first MiB to itself
+        pixels = np.random.default_rng(1).integers(0, 256, (800, 800, 3), np.uint8)
+        Image.fromarray(pixels).save(noise, "PNG", compress_level=0)
+        files = {"test": noise.getvalue(), "golden": golden}
+        self._whole = httpx.Request("POST", url, files=files)
+        self._whole.read()
+        self._sent, self._go_on = threading.Event(), threading.Event()
+        self._thread = ThreadPoolExecutor(1)
+        self._answer = self._thread.submit(self._send)
+        assert self._sent.wait(60), "nobody takes it"
+
+    def finish(self) -> httpx.Response:
+        """Send the rest and return the answer."""
+        self._go_on.set()
+        self._thread.shutdown()
+        return self._answer.result()
+
+    def _send(self) -> httpx.Response:
+        def body() -> Iterator[bytes]:
+            yield self._whole.content[:-10]
+            self._sent.set()
+            self._go_on.wait()
+            yield self._whole.content[-10:]
+
+        return httpx.post(self._whole.url, content=body(), headers=self._whole.headers, timeout=120)
+
+
+@pytest.fixture
+def slow_request(pictures: list[bytes]) -> Callable[[str], SlowRequest]:
+    """Return what begins a slow request to a URL."""
+    return lambda url: SlowRequest(url, pictures[1])
 
 
 @pytest.fixture(scope="session")

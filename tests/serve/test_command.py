@@ -15,12 +15,17 @@ import pytest
 from ray_jobs.listening import free_port
 from serve.keys import add_key
 
+PAUSE_SECONDS = 10  # as long as a client may take after the service was told to stop; its replicas have 70
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_until_it_is_told_to_stop(bundles, pictures, number):
+@pytest.mark.parametrize(("number", "proxy"), [(signal.SIGTERM, "haproxy"), (signal.SIGINT, "ray")])
+def test_it_serves_until_it_is_told_to_stop_and_answers_what_it_has_begun(
+    bundles, pictures, slow_request, number, proxy
+):
     port = free_port()
     command = [sys.executable, "-m", "ray_jobs", "serve", "--model", f"pcb={bundles['pcb']}", "--port", str(port)]
+    command += ["--proxy", proxy]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         lines = []
@@ -31,7 +36,13 @@ def test_it_serves_until_it_is_told_to_stop(bundles, pictures, number):
         files = {"test": pictures[0], "golden": pictures[1]}
         assert httpx.post(f"{url}/v1/models/pcb/inspect", files=files, timeout=60).status_code == 200
         assert f"curl -F test=@test.png -F golden=@golden.png {url}/v1/models/pcb/inspect" in "".join(lines)
+        begun = slow_request(f"{url}/v1/models/pcb/inspect")
+        time.sleep(2)  # on its way to the replica
         process.send_signal(number)
+        time.sleep(PAUSE_SECONDS)
+        assert process.poll() is None, "it does not wait"
+        answer = begun.finish()
+        assert (answer.status_code, answer.json()["model"]) == (200, "pcb"), answer.text
         assert process.wait(timeout=120) == 0
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:

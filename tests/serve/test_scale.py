@@ -1,5 +1,6 @@
 """Replicas by load, a replica and a proxy that die: the real command, and every request accounted for."""
 
+import json
 import os
 import re
 import signal
@@ -18,13 +19,15 @@ import changenet
 from ray_jobs.listening import free_port
 
 CLIENTS = 12
+SLOW_CLIENTS = 2  # one a replica, and fewer than one replica is there for
+SLOW_SECONDS = 8
 SECONDS = 240
 # Below Ray's own ten seconds of measuring, nothing would be steadier; the pause before a replica goes must outlast it.
 SPEC = """
 results_dir: {folder}
 serve:
   port: {port}
-  autoscaling: {{max_replicas: 2, target_ongoing_requests: 2, upscale_delay_s: 1, downscale_delay_s: 5}}
+  autoscaling: {{max_replicas: 2, target_ongoing_requests: 3, upscale_delay_s: 1, downscale_delay_s: 5}}
   models: [{{name: pcb, bundle: {bundle}}}]
 """
 
@@ -90,24 +93,32 @@ def served(bundles, tmp_path, proxy):
 
 
 @pytest.mark.slow
-def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(served, bundles, pictures, proxy):
+def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(served, bundles, pictures, slow_request, proxy):
     process, url = served
     expected = changenet.load(bundles["pcb"]).inspect(pictures[0], pictures[1]).score
-    done, statuses, sent, broken = threading.Event(), Counter(), Counter(), Counter()
+    done, statuses, sent, broken = threading.Event(), Counter({200: 0}), Counter(), Counter()
     wrong = []
 
-    def ask() -> httpx.Response:
-        """Ask until there is an answer: a dead proxy gives none, and another one has to learn of the replicas."""
+    pair = {"test": pictures[0], "golden": pictures[1]}
+    large = {**pair, "test": pictures[0] + bytes(3 << 20)}  # decoders skip what is behind a picture
+    manifest = {"manifest": json.dumps([{"id": "C1", "test": {"": "test"}, "golden": {"": "golden"}}])}
+
+    def ask(number: int) -> httpx.Response:
+        """Ask for a pair, or a board of 3 MiB, until there is an answer: a dead proxy gives none, and another one has to learn of the replicas."""
         until = time.monotonic() + SECONDS
         while True:
             try:
-                answer = httpx.post(url, files={"test": pictures[0], "golden": pictures[1]}, timeout=120)
+                if number % 3:
+                    answer = httpx.post(url, files=pair, timeout=120)
+                else:
+                    answer = httpx.post(f"{url}_batch", files=large, data=manifest, timeout=120)
             except httpx.TransportError as error:
                 said = f"{type(error).__name__}: {error}"
             else:
                 if answer.status_code != 503:
                     return answer
-                said = answer.json()["type"]
+                said = f"{answer.json()['type']}: {answer.json()['detail']}"
+            said += " (a board)" * (not number % 3)
             assert time.monotonic() < until, said
             broken[said] += 1
             time.sleep(0.2)
@@ -115,9 +126,10 @@ def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(served, bundl
     def client() -> None:
         while not done.is_set():
             sent["requests"] += 1
-            answer = ask()
+            answer = ask(sent["requests"])
             statuses[answer.status_code] += 1
-            if answer.status_code == 200 and abs(answer.json()["score"] - expected) > 1e-5:
+            (judged,) = answer.json().get("results", [answer.json()])
+            if answer.status_code == 200 and abs(judged["score"] - expected) > 1e-5:
                 wrong.append(answer.json())
 
     assert len(replicas_of(process)) == 1
@@ -131,7 +143,10 @@ def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(served, bundl
             os.kill(victim, signal.SIGKILL)
             wait_for("a replica in the place of the dead one", lambda: len(set(replicas_of(process)) - {victim}) == 2)
             wait_for_more(statuses)
-            assert not broken, "what the dead replica had begun went to another one"
+            # Asked again by the client: only an answer that had begun, which no proxy can take back.
+            unsaid = [said for said in broken if "without sending complete message body" not in said]
+            assert not unsaid, f"{broken}: what the dead replica had begun went to another one"
+            before = broken.total()
             victims = actors_of(process, PROXIES[proxy])  # a HAProxy that another one took over from may still be there
             for victim in victims:
                 os.kill(victim, signal.SIGKILL)
@@ -141,7 +156,24 @@ def test_replicas_come_and_go_with_the_load_and_no_request_is_lost(served, bundl
             done.set()
         for each in running:
             each.result(timeout=180)
-    assert broken, "nobody noticed that the proxy was dead"
+    assert broken.total() > before, "nobody noticed that the proxy was dead"
     assert statuses == {200: sent["requests"]} and not wrong
-    wait_for("one replica without load", lambda: len(replicas_of(process)) == 1)
+    shrunk = threading.Event()
+
+    def slow_client() -> list[int]:
+        answered = []
+        while not shrunk.is_set():
+            begun = slow_request(url)
+            time.sleep(SLOW_SECONDS)
+            answered.append(begun.finish().status_code)
+        return answered
+
+    with ThreadPoolExecutor(SLOW_CLIENTS) as clients:
+        running = [clients.submit(slow_client) for _ in range(SLOW_CLIENTS)]
+        try:
+            wait_for("one replica for little load", lambda: len(replicas_of(process)) == 1)
+        finally:
+            shrunk.set()
+        answered = [status for each in running for status in each.result(timeout=180)]
+    assert set(answered) == {200}, "the replica that went had begun some of them"
     assert httpx.post(url, files={"test": pictures[0], "golden": pictures[1]}, timeout=120).status_code == 200

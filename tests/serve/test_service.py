@@ -1,5 +1,6 @@
 """The service as clients meet it: real HTTP to real Ray Serve."""
 
+import csv
 import itertools
 import json
 import re
@@ -200,3 +201,28 @@ def test_prometheus_finds_what_was_counted(service, pictures):
         found = set(re.findall(r"^# TYPE (ray_changenet_\w+)", text, re.MULTILINE))
     assert re.search(r'ray_changenet_picture_errors_total{[^}]*problem="not-a-picture"', text)
     assert re.search(r'ray_changenet_requests_total{[^}]*route="/v1/models/{model}/inspect"', text)
+
+
+def test_bulk_scores_of_the_bundle_are_those_of_the_service(service, bundles, pictures, tmp_path):
+    from ray_jobs import inference
+
+    for folder, contents in (("test", pictures[:12]), ("golden", pictures[20:32])):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        for number, content in enumerate(contents):
+            (tmp_path / "images" / folder / f"C{number}.png").write_bytes(content)
+    rows = "".join(f"test,golden,PASS,C{number}\n" for number in range(12))
+    (tmp_path / "pairs.csv").write_text("input_path,golden_path,label,object_name\n" + rows)
+    data = {"csv_path": str(tmp_path / "pairs.csv"), "images_dir": str(tmp_path / "images")}
+    values = {
+        "results_dir": str(tmp_path / "results"),
+        # The replica has the other CPU.
+        "inference": {"checkpoint": bundles["pcb"], "ray": {"resources_per_worker": {"CPU": 1}}},
+        "dataset": {"classify": {"infer_dataset": data, "image_ext": ".png"}},
+    }
+    (tmp_path / "spec.yaml").write_text(json.dumps(values))
+    assert inference.run(str(tmp_path / "spec.yaml")) == 0
+    with (tmp_path / "results" / "inference" / "inference.csv").open(encoding="utf-8") as file:
+        scores = [float(row["siamese_score"]) for row in csv.DictReader(file)]
+    pairs = zip(pictures[:12], pictures[20:32], strict=True)
+    answers = [inspect(service, {"test": test, "golden": golden}).json() for test, golden in pairs]
+    assert [answer["score"] for answer in answers] == pytest.approx(scores, abs=1e-5)

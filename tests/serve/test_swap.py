@@ -26,7 +26,7 @@ def service(bundles, tmp_path_factory, local_ray):
     models = (
         ModelSettings(name="pcb", bundle=bundles["pcb"], replicas=2),
         ModelSettings(name="lights", bundle=bundles["lights"]),
-        ModelSettings(name="rare", bundle=bundles["pcb"], autoscaling=Autoscaling(min_replicas=0)),
+        ModelSettings(name="rare", bundle=bundles["pcb"], autoscaling=Autoscaling(min_replicas=0, max_replicas=2)),
     )
     goldens = str(tmp_path_factory.mktemp("goldens"))
     settings = ServiceSettings(models=models, goldens_dir=goldens)

@@ -112,3 +112,32 @@ def pairs() -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(11)
     test, golden = generator.integers(0, 256, (2, 5, 3, SIDE, SIDE), dtype=np.uint8)
     return test, golden
+
+
+@pytest.fixture(scope="session")
+def round_by_modelopt() -> Callable[..., Any]:
+    """Return a function that rounds the layers of a checkpoint with ModelOpt (with entropy two of them): the network, and the quantized checkpoint."""
+
+    def rounded(checkpoint: Any, test: Any, golden: Any, *, dtype: str = "int8", entropy: bool = False) -> Any:
+        import torch
+
+        from changenet.quantization import modelopt
+        from changenet.quantization.file import QuantizedCheckpoint
+        from changenet.quantization.layers import candidates
+        from changenet.training.checkpoint import build_network
+
+        network = build_network(checkpoint)
+        layers = dict.fromkeys(candidates(network, modelopt.quantizable), dtype)
+        if entropy:  # it takes many seconds a layer
+            layers = {name: layers[name] for name in ("backbone.model.conv_stem", "head.layers.0")}
+
+        def run(_: Any) -> None:
+            network(*(network.normalise(torch.from_numpy(pictures)) for pictures in (test, golden)))
+
+        done = modelopt.quantize_layers(network, layers, run, entropy=entropy)
+        state = modelopt.take_apart(network)
+        return network, QuantizedCheckpoint(
+            checkpoint.description, "modelopt.pytorch", done, {}, 0.99, "0" * 64, state=state
+        )
+
+    return rounded

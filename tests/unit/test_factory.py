@@ -12,7 +12,9 @@ import torch
 import yaml
 
 from changenet import factory
-from changenet.errors import CheckpointError
+from changenet.data.pairs import PairSource
+from changenet.errors import CheckpointError, DataError, SpecError
+from changenet.factory.quantization import validation_pairs
 from changenet.model.network import ChangeNet
 from changenet.model.tao_checkpoint import load_tao_state, strip_training_module
 from changenet.spec import Experiment, load_spec
@@ -28,6 +30,27 @@ def experiment(tao_spec: dict[str, Any], tmp_path: Path) -> Callable[..., Experi
         return load_spec(tmp_path / "spec.yaml", [f"train.pretrained_model_path={path}", *overrides]).experiment
 
     return load
+
+
+def test_validation_pairs_come_in_batches_and_only_when_asked_for(
+    checkpoint: Checkpoint, pair_folder: Path, experiment: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = f"{{csv_path: {pair_folder}/val.csv, images_dir: {pair_folder}/images}}"
+    named = experiment("", f"dataset.classify.validation_dataset={files}")
+    read: list[int] = []
+    reads = PairSource.read
+    monkeypatch.setattr(PairSource, "read", lambda self, row: read.append(row) or reads(self, row))
+    found = validation_pairs(named, checkpoint.description, 20)
+    assert read == []
+    test, golden = next(found)
+    assert test.shape == golden.shape == (8, 3, 32, 32)
+    assert len(read) == 8
+    assert [len(test) for test, _ in found] == [8, 4]
+    with pytest.raises(SpecError, match="neither spec nor checkpoint names"):
+        next(validation_pairs(experiment(""), checkpoint.description, 20))
+    gone = experiment("", f"dataset.classify.validation_dataset={files.replace('val.csv', 'gone.csv')}")
+    with pytest.raises(DataError, match=r"gone\.csv"):
+        next(validation_pairs(gone, checkpoint.description, 20))
 
 
 def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:

@@ -149,6 +149,14 @@ def test_real_classes_name_the_defect(lights_inspector: Inspector) -> None:
     np.testing.assert_allclose([verdict.score for verdict in verdicts], [0.4, 0.8, 0.55], atol=1e-6)
 
 
+def test_the_device_is_chosen_where_a_network_is_loaded(bundle_folder: Path, checkpoint_file: str) -> None:
+    assert changenet.load(str(bundle_folder), device="cpu").engine.device == "CPUExecutionProvider"
+    assert changenet.load(checkpoint_file, device="cpu").engine.device == "cpu"
+    for path in (str(bundle_folder), checkpoint_file):
+        with pytest.raises(EngineError, match="cannot use the device 'cuda:77'"):
+            changenet.load(path, device="cuda:77")
+
+
 def test_self_test_passes_here_and_tells_when_scores_are_off(inspector: Inspector, monkeypatch) -> None:
     assert inspector.self_test() <= 1e-4
     monkeypatch.setattr(inspector.engine, "score", lambda test, _: np.full(len(test), 0.123, np.float32))

@@ -9,11 +9,14 @@ import pytest
 import changenet
 from changenet.bundle import MANIFEST, read_bundle
 from changenet.encryption import is_sealed, read_model
+from changenet.engines.tensorrt_files import open_files, write_engine_file
 from changenet.errors import CheckpointError
 from changenet.sealing import seal, unseal
 from changenet.signing import make_key_pair, sign
+from changenet.tensorrt.tag import EngineTag
 
 KEY = "horse staple"
+TAG = EngineTag("tensorrt", "10.9", "8.9", "NVIDIA L4", "fp32", (2, 2, 3), {})
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def bundle(bundle_folder: Path, tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def test_a_checkpoint_is_sealed_in_its_place_and_comes_back(file: Path, pairs) -> None:
@@ -42,6 +45,25 @@ def test_a_checkpoint_is_sealed_in_its_place_and_comes_back(file: Path, pairs) -
     unseal(str(file), KEY, overwrite=True)
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == ["model.pth"]
+
+
+def test_the_note_beside_an_engine_goes_with_it(checkpoint, tmp_path: Path) -> None:
+    engine, elsewhere, plain = (str(tmp_path / name) for name in ("pcb.engine", "out/pcb.engine", "pcb.plan"))
+    write_engine_file(engine, b"plan" * 50, TAG, checkpoint.description)
+    before = contents(tmp_path)
+    seal(engine, KEY, target=elsewhere)
+    assert contents(tmp_path / "out").keys() == {"pcb.engine", "pcb.engine.json"}
+    seal(engine, KEY, overwrite=True)
+    for path in (engine, elsewhere):
+        assert is_sealed(path)
+        files, _ = open_files(path, encryption_key=KEY)
+        assert (files.read("pair.engine"), files.tag, files.description) == (b"plan" * 50, TAG, checkpoint.description)
+    unseal(engine, KEY, overwrite=True)
+    assert {name: content for name, content in contents(tmp_path).items() if name in before} == before
+    Path(f"{plain}.json").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"pcb\.plan\.json: exists"):
+        seal(engine, KEY, target=plain)
+    assert not Path(plain).exists()
 
 
 def test_nothing_is_replaced_unless_asked(file: Path, tmp_path: Path) -> None:

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from changenet import storage
-from changenet.errors import ChangeNetError, DataError
+from changenet.errors import DataError
 
 MEMORY = "memory://changenet-tests"
 
@@ -20,6 +18,28 @@ def test_what_is_written_is_read(folder: str, tmp_path: Path) -> None:
     storage.write_text(path, "blau")
     storage.append_line(path, "!")
     assert storage.read_text(path) == "blau!\n"
+
+
+@pytest.mark.parametrize("folder", ["", MEMORY])
+def test_files_are_as_before_where_one_of_several_steps_fails(folder: str, tmp_path: Path) -> None:
+    old, fresh = (storage.join(folder or tmp_path, "steps", name) for name in ("old", "fresh"))
+    storage.write_text(old, "old")
+    with pytest.raises(RuntimeError), storage.or_as_before(old, fresh):
+        storage.write_text(old, "new")
+        storage.write_text(fresh, "new")
+        raise RuntimeError
+    assert storage.read_text(old) == "old"
+    assert not storage.exists(fresh)
+    with storage.or_as_before(old):
+        storage.write_text(old, "new")
+    assert storage.read_text(old) == "new"
+
+
+def test_what_lies_in_a_folder_is_known_through_links(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("folder")
+    assert storage.is_inside(tmp_path / "link" / "deep" / "a", tmp_path / "folder")
+    assert storage.is_inside(tmp_path / "folder" / "..", tmp_path)
+    assert not storage.is_inside(tmp_path / "folder" / ".." / "a", tmp_path / "folder")
 
 
 def test_an_error_on_the_way_leaves_the_old_content_and_no_debris(tmp_path: Path) -> None:
@@ -42,6 +62,18 @@ def test_a_folder_goes_with_all_that_is_in_it(folder: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("folder", ["", MEMORY])
+def test_only_an_empty_folder_goes(folder: str, tmp_path: Path) -> None:
+    inner = storage.make_folder(storage.join(folder or tmp_path, "perhaps-empty"))
+    storage.write_text(storage.join(inner, "a.txt"), "x")
+    storage.remove_empty_folder(inner)
+    assert storage.names_inside(inner) == ["a.txt"]
+    storage.remove(storage.join(inner, "a.txt"))
+    for _ in range(2):
+        storage.remove_empty_folder(inner)
+        assert not storage.exists(inner)
+
+
+@pytest.mark.parametrize("folder", ["", MEMORY])
 def test_the_digest_is_that_of_the_content(folder: str, tmp_path: Path) -> None:
     path = storage.join(folder or tmp_path, "a.bin")
     storage.write_bytes(path, b"abc")
@@ -58,9 +90,11 @@ def test_the_latest_pointer_follows(folder: str, tmp_path: Path) -> None:
         assert str(storage.resolve_latest(pointer)).endswith(name)
 
 
-def test_a_pointer_to_nothing_is_nothing(tmp_path: Path) -> None:
-    storage.set_latest(tmp_path / "latest.pth", "gone.pth")
-    assert storage.resolve_latest(tmp_path / "latest.pth") is None
+@pytest.mark.parametrize("folder", ["", MEMORY])
+def test_a_pointer_to_nothing_says_what_is_gone(folder: str, tmp_path: Path) -> None:
+    pointer = storage.join(folder or tmp_path, "dangling.pth")
+    storage.set_latest(pointer, "gone.pth")
+    assert storage.resolve_latest(pointer) == storage.join(folder or tmp_path, "gone.pth")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -78,25 +112,3 @@ def test_a_file_that_is_replaced_keeps_who_may_read_it(tmp_path: Path) -> None:
     path.chmod(0o600)
     storage.write_text(path, "new")
     assert path.stat().st_mode & 0o777 == 0o600
-
-
-def test_a_second_run_in_the_folder_is_told_who_is_there(tmp_path: Path) -> None:
-    with storage.RunLock(tmp_path), pytest.raises(ChangeNetError, match="process"):
-        storage.RunLock(tmp_path).__enter__()
-    with storage.RunLock(tmp_path):
-        pass
-
-
-def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
-    code = "import os, sys; from changenet.storage import RunLock; RunLock(sys.argv[1]).__enter__(); os._exit(9)"
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 9
-    with storage.RunLock(tmp_path):
-        pass
-
-
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    for folder in (tmp_path / "file" / "run", "nosuchprotocol://bucket/run"):
-        with pytest.raises(ChangeNetError, match="cannot be") as raised:
-            storage.RunLock(folder).__enter__()
-        assert len(raised.value.problems) == 1

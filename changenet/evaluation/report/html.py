@@ -16,7 +16,7 @@ from changenet.evaluation.curves import operating_points
 from changenet.evaluation.metrics import FAIL
 from changenet.evaluation.report.cases import Case, case_pictures, data_uri
 from changenet.evaluation.report.plots import confusion_plot, precision_recall_plot, roc_plot, score_plot
-from changenet.evaluation.report.wording import number, percent
+from changenet.evaluation.report.wording import amount, number, percent
 
 REPORT = "report.html"
 UNSCORED_SHOWN = 50
@@ -136,7 +136,6 @@ def figure_rows(figures: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def comparison_cells(row: Mapping[str, Any]) -> list[str]:
     """Return a row of `comparison.json` as people read it, in the order of the report's columns."""
-    latency = row["latency_ms"].values()
     return [
         f"{row['engine']} {row['precision']}",
         number(row.get("auroc")),
@@ -144,9 +143,9 @@ def comparison_cells(row: Mapping[str, Any]) -> list[str]:
         "" if row.get("agreement") is None else percent(row["agreement"]),
         "" if row.get("max_score_difference") is None else number(row["max_score_difference"]),
         f"{row['size_mb']:,.1f}",
-        *(f"{milliseconds:,.1f}" for milliseconds in latency),
-        f"{row['pairs_per_second']:,.1f}",
-        "" if row["memory_mb"] is None else f"{row['memory_mb']:,.0f}",
+        *(amount(milliseconds, digits=1) for milliseconds in row["latency_ms"].values()),
+        amount(row["pairs_per_second"], digits=1),
+        amount(row["memory_mb"], digits=0),
     ]
 
 

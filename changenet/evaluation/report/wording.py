@@ -21,6 +21,15 @@ def number(value: float | None) -> str:
     return "undefined" if value is None else _shown(value, 1, digits=5)
 
 
+def amount(value: float | None, *, digits: int) -> str:
+    """Return what was measured; nothing where it was not.
+
+    >>> amount(1234.56, digits=1), amount(None, digits=1)
+    ('1,234.6', '')
+    """
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
 def _shown(value: float, top: float, *, digits: int) -> str:
     text = f"{value:.{digits}f}"
     while digits < 12 and float(text) in (0, top) and value not in (0, top):

@@ -209,6 +209,61 @@ def test_ray_serve_builds_our_application_from_the_service(cluster_folder: Path)
     assert all(model["bundle"].startswith(tuple(volumes)) for model in described.args["models"])
 
 
+SERVED = """
+results_dir: /results
+serve:
+  host: 0.0.0.0
+  keys_file: /keys/keys.txt
+  goldens_dir: /goldens
+  cpus: 8
+  autoscaling: {min_replicas: 2, max_replicas: 4}
+  models:
+    - {name: pcb, bundle: /results/pcb/export/bundle}
+"""
+
+
+def test_the_service_is_what_our_command_would_write(cluster_folder: Path, tmp_path: Path) -> None:
+    from ray_jobs.serve_build import config
+    from ray_jobs.serve_settings import choose
+
+    (document,) = manifest(cluster_folder, "serve")
+    (tmp_path / "spec.yaml").write_text(SERVED, encoding="utf-8")
+    written = config(choose(spec=str(tmp_path / "spec.yaml")))
+    assert yaml.safe_load(document["spec"]["serveConfigV2"]) == written
+    (deployment,) = written["applications"][0]["deployments"]
+    (workers,) = cluster(document)["workerGroupSpecs"]
+    scaling = deployment["autoscaling_config"]
+    # A replica fills a worker, and there is room for all: the fewest at once, the most when it has grown.
+    (container,) = workers["template"]["spec"]["containers"]
+    assert float(container["resources"]["limits"]["cpu"]) == deployment["ray_actor_options"]["num_cpus"]
+    assert scaling["min_replicas"] <= workers["minReplicas"] and scaling["max_replicas"] <= workers["maxReplicas"]
+
+
+def test_a_worker_that_has_to_go_answers_first_what_it_has_begun(cluster_folder: Path) -> None:
+    from serve.app import build
+    from serve.settings import ServiceSettings
+
+    (document,) = manifest(cluster_folder, "serve")
+    config = yaml.safe_load(document["spec"]["serveConfigV2"])
+    settings = ServiceSettings(**config["applications"][0]["args"])
+    drain = build(settings)._bound_deployment._deployment_config.graceful_shutdown_timeout_s
+    (workers,) = cluster(document)["workerGroupSpecs"]
+    pod = workers["template"]["spec"]
+    _, pause = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert settings.limits.request_seconds < drain <= float(pause) < pod["terminationGracePeriodSeconds"]
+
+
+def test_keys_come_from_a_secret_that_the_guide_makes(cluster_folder: Path) -> None:
+    (document,) = manifest(cluster_folder, "serve")
+    (application,) = yaml.safe_load(document["spec"]["serveConfigV2"])["applications"]
+    folder, _, file = application["args"]["keys_file"].rpartition("/")
+    (pod,) = (group["template"]["spec"] for group in cluster(document)["workerGroupSpecs"])
+    (name,) = (mount["name"] for mount in pod["containers"][0]["volumeMounts"] if mount["mountPath"] == folder)
+    (secret,) = (volume["secret"]["secretName"] for volume in pod["volumes"] if volume["name"] == name)
+    guide = (cluster_folder.parent / "docs" / "cluster.md").read_text(encoding="utf-8")
+    assert f"create secret generic {secret} --from-file={file}" in guide and f"changenet api-key {file}" in guide
+
+
 def test_the_policy_opens_the_ports_that_pods_have_and_no_others(cluster_folder: Path) -> None:
     (policy,) = manifest(cluster_folder, "network-policy")
     between_nodes, *others = policy["spec"]["ingress"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from changenet.data.calibration import PicturesAlone, batches, stratified
+from changenet.data.calibration import PicturesAlone, batches, drawn, stratified
 from changenet.data.lights import PictureLayout
 from changenet.errors import DataError
 
@@ -24,6 +24,14 @@ def test_every_label_has_its_share_as_far_as_it_goes() -> None:
     assert counts == {"PASS": 15, "open": 2, "short": 15}
     assert rows == sorted(set(rows)) == stratified(labels, 32)
     assert stratified(labels, 1000) == list(range(152))
+
+
+def test_what_is_compared_has_the_labels_of_the_whole_set() -> None:
+    labels = (["PASS"] * 80 + ["a", "b", "c", "d"] * 5) * 20
+    rows = drawn(len(labels), 500)
+    assert rows == sorted(set(rows)) == drawn(len(labels), 500)
+    assert np.mean([labels[row] == "PASS" for row in rows]) == pytest.approx(0.8, abs=0.05)
+    assert drawn(7, 500) == list(range(7))
 
 
 def test_lights_of_one_picture_belong_together_and_it_is_its_own_golden(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 
 from changenet.data.annotations import read_annotations
 from changenet.data.augment import PairAugmentation
+from changenet.data.golden_cache import GoldenCache
 from changenet.data.lights import PictureLayout
-from changenet.data.pairs import GoldenCache, PairDataset, PairSource, choose_goldens
+from changenet.data.pairs import PairDataset, PairSource, choose_goldens
 from changenet.data.randomness import generator
 from changenet.data.sampling import WeightedBatchSampler
 from changenet.errors import DataError
@@ -154,6 +155,23 @@ def test_all_missing_files_are_told_at_once_without_opening_any(source_of, tmp_p
     assert [problem.where.rsplit(":", 1)[1] for problem in caught.value.problems] == ["3", "6"]
     assert all("no such picture" in problem.what for problem in caught.value.problems)
     source_of(count=4).check_files()
+
+
+def test_a_light_that_is_missing_of_any_golden_of_a_folder_is_told_once(source_of, tmp_path, picture):
+    folder = tmp_path / "images" / "goldens"
+    folder.mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        for light in LIGHTS:
+            picture(7).save(folder / f"{name}_{light}.png")
+    rows = [["test", "goldens", "PASS", f"part{number:02d}"] for number in range(3)]
+    source_of(lights=LIGHTS, csv_rows=rows, num_golden=2).check_files()
+    (folder / "c_Solder.png").unlink()  # training draws it, though the first two by name are others
+    with pytest.raises(DataError, match=r"train.csv:2: .*goldens/c_Solder.png: no such picture") as caught:
+        source_of(lights=LIGHTS, csv_rows=rows, num_golden=2).check_files()
+    assert len(caught.value.problems) == 1
+    rows[1][1] = "nowhere"
+    with pytest.raises(DataError, match=r"train.csv:3: .*nowhere: no such golden folder"):
+        source_of(lights=LIGHTS, csv_rows=rows, num_golden=2).check_files()
 
 
 def test_the_stamp_of_a_pair_tells_when_a_picture_is_another(source_of, tmp_path, golden_folder):

@@ -33,6 +33,7 @@ def test_names_are_built_as_tao_builds_them(images):
     single = PicturePaths(images, image_ext=".png")
     assert single.files("board/", "sub/0001") == (f"{images}/board/sub/0001.png",)
     assert single.files("", "0001") == single.files(".", "0001") == (f"{images}/0001.png",)
+    assert single.files("", "board/0001") == single.files("board", "0001")
 
 
 @pytest.mark.parametrize(

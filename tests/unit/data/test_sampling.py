@@ -79,8 +79,10 @@ def test_epochs_and_seeds_differ_and_repeat():
 
 @pytest.mark.parametrize("defects", [0, 20])
 def test_one_class_only_cannot_be_trained(defects):
-    with pytest.raises(DataError, match="no defects" if defects == 0 else "no PASS rows"):
-        WeightedBatchSampler(flags(20, defects), ratio=0.2, batch_size=4, seed=0)
+    kind = "defects" if defects == 0 else "PASS rows"
+    wanted = rf"^a/train.csv: the training set has no {kind} \(20 rows\)\. .* dataset.classify.train_dataset.csv_path"
+    with pytest.raises(DataError, match=wanted):
+        WeightedBatchSampler(flags(20, defects), ratio=0.2, batch_size=4, seed=0, where="a/train.csv")
 
 
 @pytest.mark.parametrize("world", [1, 2, 4, 8])

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ def test_bf16_is_near_and_takes_less_memory(checkpoint_file: str, engines, pairs
 
 def test_a_warmed_up_engine_scores_as_before(engines, pairs) -> None:
     for engine in engines:
+        before = engine.score(*pairs)
         engine.warm_up((3, 32, 32), batch=2)
         assert engine.memory_bytes > 10_000
-        assert engine.score(*pairs).shape == (5,)
+        np.testing.assert_allclose(engine.score(*pairs), before, atol=1e-6)
 
 
 def test_compiled_code_is_asked_of_pytorch(checkpoint_file: str, pairs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +59,44 @@ def test_outputs_that_stay_on_the_device_are_the_same(bundle_folder: Path, engin
     engine = OnnxRuntimeEngine.from_bundle(read_bundle(bundle_folder))
     engine._gpu = ("cpu", 0)  # the road of a GPU, as far as a CPU can go it
     np.testing.assert_allclose(engine.output(*pairs), engines[1].output(*pairs), atol=1e-5)
+
+
+def test_gpus_compute_floats_with_all_their_bits() -> None:
+    """Other engines' scores are met to 1e-4, which 19 bits do not reach."""
+    import torch
+
+    from changenet.engines.onnxruntime import _providers
+    from changenet.engines.torch import full_floats
+
+    for device in ("cuda:1", "tensorrt:1"):
+        options = dict(each for each in _providers(device)[0] if not isinstance(each, str))
+        assert options["CUDAExecutionProvider"] == {"device_id": 1, "use_tf32": "0"}
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [each.allow_tf32 for each in backends]
+    with pytest.raises(ZeroDivisionError), full_floats:
+        assert not any(each.allow_tf32 for each in backends)
+        raise ZeroDivisionError
+    assert [each.allow_tf32 for each in backends] == before
+    with full_floats, ThreadPoolExecutor(1) as threads:
+        threads.submit(lambda: full_floats.__enter__() or full_floats.__exit__()).result()
+        assert not any(each.allow_tf32 for each in backends), "another thread's end is not the end"
+    assert [each.allow_tf32 for each in backends] == before
+
+
+def test_a_batch_that_the_runtime_refuses_is_one_line(engines) -> None:
+    with pytest.raises(EngineError, match="cannot run this batch"):
+        engines[1].encode(np.zeros((1, 3, 8, 8), np.uint8))
+
+
+def test_warming_up_touches_the_pair_and_the_steps(engines, monkeypatch) -> None:
+    called = []
+    for name in ("output", "encode", "prepare_golden", "compare"):
+        wrapped = getattr(engines[0], name)
+        monkeypatch.setattr(
+            engines[0], name, lambda *given, name=name, wrapped=wrapped: called.append(name) or wrapped(*given)
+        )
+    engines[0].warm_up((3, 32, 32), batch=2)
+    assert called == ["output", "encode", "prepare_golden", "compare"]
 
 
 def test_auto_takes_torch_for_a_checkpoint_and_onnxruntime_for_a_bundle(engines) -> None:

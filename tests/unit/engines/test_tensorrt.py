@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,15 @@ from changenet.engines import choice, load_engine
 from changenet.engines import tensorrt as engine_module
 from changenet.engines.tensorrt import TensorRtEngine
 from changenet.engines.tensorrt_files import open_files, write_engine_file
-from changenet.errors import CheckpointError, EngineError
+from changenet.errors import CheckpointError, DataError, EngineError
+from changenet.export import tensorrt as export
+from changenet.export.onnx import export_bundle
+from changenet.export.parity import make_pairs
+from changenet.export.tensorrt import Source, find_source, generate
 from changenet.manifest import EngineEntry, Parity
 from changenet.storage import sha256
 from changenet.tensorrt import run
+from changenet.tensorrt.build import BuildSettings, Built, engine_name
 from changenet.tensorrt.package import TensorRt
 from changenet.tensorrt.tag import EngineTag, Gpu
 
@@ -111,6 +116,20 @@ def test_auto_takes_tensorrt_where_it_is_verified_fits_and_was_faster(
 
 
 @pytest.mark.usefixtures("gpu")
+def test_auto_takes_no_tensorrt_engine_of_graphs_that_decide_otherwise(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It agrees with the graphs it was built from, and those do not agree with the network."""
+    monkeypatch.setattr(choice, "TensorRtEngine", lambda files, **_: TensorRtEngine(files, device=CPU))
+    path = with_engines(bundle_folder, tmp_path / "bundle", replace(TAG, precision="int8"), Parity(0.01, 1.0))
+    manifest = json.loads(Path(path, "manifest.json").read_text())
+    manifest["engines"][0].update(precision="int8", parity={"max_error": 0.3, "agreement": 0.8, "min_agreement": 0.99})
+    Path(path, "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(EngineError, match=r"80\.00% of the decisions of onnxruntime \(int8\)"):
+        load_engine(path)
+
+
+@pytest.mark.usefixtures("gpu")
 def test_auto_leaves_an_engine_out_that_computes_other_scores_here(
     bundle_folder: Path, tmp_path: Path, monkeypatch, caplog
 ) -> None:
@@ -167,6 +186,108 @@ def test_an_engine_file_scores_alone_and_keeps_no_goldens(bundle: str, tmp_path:
         engine.encode(pairs[0])
     with pytest.raises(EngineError, match="the engine onnxruntime cannot run"):
         load_engine(path, "onnxruntime")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("gpu")
+def test_an_engine_file_compares_with_several_goldens(make_checkpoint, tmp_path: Path) -> None:
+    checkpoint, path = make_checkpoint(num_golden=2), str(tmp_path / "pcb.engine")
+    export_bundle(checkpoint, tmp_path / "exported")
+    bundle = with_engines(tmp_path / "exported", tmp_path / "bundle")
+    write_engine_file(path, read_bundle(bundle).read("pair.engine"), TAG, checkpoint.description)
+    pair = make_pairs(5, checkpoint.description.layout.shape, seed=2, num_golden=2)
+    wanted = load_engine(bundle, "onnxruntime")[0].score(*pair)
+    assert np.ptp(wanted) > 1e-3
+    for engine in (load_engine(path, device=CPU)[0], load_engine(bundle, "tensorrt", device=CPU)[0]):
+        np.testing.assert_allclose(engine.score(*pair), wanted, atol=1e-4)
+
+
+def test_a_file_of_another_kind_with_notes_beside_it_is_no_engine(checkpoint_file: str, tmp_path: Path) -> None:
+    path = shutil.copy(checkpoint_file, tmp_path / "m.pth")
+    for notes in (b'{"trained": "on Monday"}', b"\xff\xfe"):
+        Path(f"{path}.json").write_bytes(notes)
+        assert load_engine(str(path))[0].name == "torch"
+
+
+@pytest.fixture
+def source(gpu: None, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
+    """A bundle of which "engines" are built: the graphs themselves, which `OnnxPlan` runs."""
+
+    def build(graphs: dict[str, bytes], settings: BuildSettings, **_: Any) -> Built:
+        plans = {engine_name(name): graph for name, graph in graphs.items()}
+        return Built(plans, replace(TAG, precision=settings.precision))
+
+    monkeypatch.setattr(export, "build_plans", build)
+    monkeypatch.setattr(export, "median_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(export, "TensorRtEngine", lambda files, **_: TensorRtEngine(files, device=CPU))
+    return find_source(str(shutil.copytree(bundle_folder, tmp_path / "bundle")))
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_engines_that_run_here_are_held_against_onnxruntime(source: Source, pairs, tmp_path: Path, caplog) -> None:
+    path = str(tmp_path / "pcb.engine")
+    generated = generate(source, BuildSettings(), path, validation=[pairs])
+    assert (generated.parity.agreement, generated.parity.reason) == (1, "")
+    assert generated.tag.pairs_per_second == {"tensorrt": 8, "onnxruntime": 8}
+    assert read_bundle(source.where).manifest.engines[1].verified
+    np.testing.assert_array_equal(load_engine(path, device=CPU)[0].output(*pairs).shape, (5, 2))
+
+    def unreadable() -> Iterator[Any]:
+        yield pairs
+        raise DataError("no such file", where="val.csv:7")
+
+    generated = generate(source, BuildSettings(), path, validation=unreadable(), overwrite=True)
+    assert (generated.parity.agreement, generated.parity.reason) == (None, "val.csv:7: no such file")
+    assert "No decisions on real pairs were compared: val.csv:7" in caplog.text
+
+
+def test_what_would_not_be_loaded_is_not_written(source: Source, tmp_path: Path, monkeypatch) -> None:
+    before = everything(tmp_path)
+    for method, words in (
+        ("output", "self-test"),  # the gate looks at other pairs
+        ("pair", r"tensorrt \(fp32\) does not agree with onnxruntime \(fp32\) .*pair\.onnx.*tensorrt\.data_type"),
+    ):
+        with monkeypatch.context() as patched:
+            if method == "output":
+                patched.setattr(export, "check_parity", lambda *_, **__: VERIFIED)
+            patched.setattr(TensorRtEngine, method, lambda _, test, __: np.zeros((len(test), 2), np.float32))
+            with pytest.raises(EngineError, match=words):
+                generate(source, BuildSettings(), str(tmp_path / "pcb.engine"))
+    assert everything(tmp_path) == before
+
+
+def test_a_build_that_cannot_be_written_changes_nothing(source: Source, tmp_path: Path, monkeypatch) -> None:
+    path, elsewhere = str(tmp_path / "pcb.engine"), BuildSettings(capability="8.9")
+    before = everything(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match="file"):
+        generate(source, elsewhere, str(tmp_path / "file" / "pcb.engine"))
+    (tmp_path / "file").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "add_engine", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            generate(source, elsewhere, path)
+        assert everything(tmp_path) == before
+        for name in ("pcb.engine", "pcb.engine.json"):
+            (tmp_path / name).write_text("mine")
+        with pytest.raises(OSError, match="disk full"):
+            generate(source, elsewhere, path, overwrite=True)
+    assert everything(tmp_path) == {**before, "pcb.engine": b"mine", "pcb.engine.json": b"mine"}
+
+
+def test_files_go_over_nothing_unasked_and_into_no_bundle(source: Source, tmp_path: Path) -> None:
+    path, elsewhere = str(tmp_path / "pcb.engine"), BuildSettings(capability="8.9")
+    Path(f"{path}.json").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"pcb\.engine\.json: exists\. Add --overwrite"):
+        generate(source, elsewhere, path)
+    inside = f"{source.where}/x"
+    for engine, cache in ((inside, None), (str(tmp_path / "other.engine"), inside)):
+        with pytest.raises(CheckpointError, match="x: would lie in a bundle"):
+            generate(source, elsewhere, engine, timing_cache=cache, overwrite=True)
+    assert read_bundle(source.where)
 
 
 @pytest.mark.usefixtures("gpu")

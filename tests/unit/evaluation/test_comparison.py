@@ -5,8 +5,11 @@ import pytest
 
 from changenet.engines import engine_of
 from changenet.engines.torch import TorchEngine
+from changenet.errors import EngineError
+from changenet.evaluation.candidate import Candidate
 from changenet.evaluation.comparison import FIGURES, Comparison, Judged, compare_engines
 from changenet.evaluation.cost import BATCHES, measure
+from changenet.export.graphs import assemble
 from changenet.training.checkpoint import build_network
 
 
@@ -32,9 +35,32 @@ def test_scores_that_are_no_numbers_have_no_figures(checkpoint) -> None:
     assert Comparison(good, broken).max_error == float("inf")
 
 
-def test_cost_is_measured_in_another_process(checkpoint) -> None:
-    cost = measure(checkpoint)
-    assert set(cost.latency_ms) == {str(batch) for batch in BATCHES}
-    assert min(cost.latency_ms.values()) > 0
-    assert cost.pairs_per_second > 0
-    assert cost.memory_mb is None or cost.memory_mb > 50
+def test_cost_is_measured_in_another_process(checkpoint, parts) -> None:
+    graphs = {name: graph.SerializeToString() for name, graph in assemble(parts).items()}
+    by_graphs = Candidate.in_onnxruntime(graphs, "fp32", checkpoint.description)
+    costs = [measure(each) for each in (Candidate.in_pytorch(checkpoint, "fp32"), by_graphs)]
+    for cost in costs:
+        assert set(cost.latency_ms) == {str(batch) for batch in BATCHES}
+        assert min(filter(None, cost.latency_ms.values())) > 0
+        assert cost.pairs_per_second
+        assert cost.memory_mb is None or cost.memory_mb > 50
+    in_pytorch, in_onnxruntime = (cost.memory_mb for cost in costs)
+    if in_pytorch and in_onnxruntime:  # which needs no torch
+        assert in_onnxruntime < 0.7 * in_pytorch
+
+
+def test_a_candidate_holds_what_its_engine_runs(checkpoint, parts, pairs) -> None:
+    graphs = {name: graph.SerializeToString() for name, graph in assemble(parts).items()}
+    candidate = Candidate.in_onnxruntime(graphs, "fp32", checkpoint.description)
+    assert candidate.size == len(graphs["pair.onnx"])
+    assert set(candidate.model) == {"encoder.onnx", "golden.onnx", "comparator.onnx"}
+    again = Candidate.in_pytorch(checkpoint, "fp32")
+    assert again.size == sum(tensor.nbytes for tensor in checkpoint.state.values())
+    np.testing.assert_allclose(candidate.open().score(*pairs), again.open().score(*pairs), atol=1e-4)
+    assert Candidate.in_pytorch(checkpoint, "bf16").open().precision == "bf16"
+
+
+def test_a_process_that_ends_early_is_one_line(checkpoint) -> None:
+    graphs = {"encoder.onnx": b"none", "pair.onnx": b"none"}
+    with pytest.raises(EngineError, match="the process that measures ended early"):
+        measure(Candidate.in_onnxruntime(graphs, "fp32", checkpoint.description))

@@ -14,7 +14,7 @@ from changenet.training.losses import make_loss
 
 def judged(distances: list[float], targets: list[int], **changes: Any) -> Judgement:
     network = ChangeNet(backbone="timm/test_efficientnet", difference_module="euclidean", embedding_vectors=2)
-    result = EpochResult(0.0, torch.arange(len(targets)), torch.tensor(distances), torch.tensor(targets))
+    result = EpochResult(torch.arange(len(targets)), torch.tensor(distances), torch.tensor(targets))
     settings = {"classes": ("PASS", "defect"), "policy": "recall", "target": 1.0, "margin": 0.5, **changes}
     labels = ["missing" if target else "PASS" for target in targets]
     return judge(result, network=network, loss=make_loss("contrastive"), labels=labels, **settings)
@@ -36,6 +36,6 @@ def test_a_set_without_defects_has_the_worst_false_call_rate() -> None:
 
 
 def test_outputs_that_are_no_numbers_end_the_run() -> None:
-    result = EpochResult(0.0, torch.arange(2), torch.tensor([0.1, torch.nan]), torch.tensor([0, 1]))
+    result = EpochResult(torch.arange(2), torch.tensor([0.1, torch.nan]), torch.tensor([0, 1]))
     with pytest.raises(SpecError, match=r"train\.optim\.lr: training diverged in epoch 3"):
         check_finite(result, 3)

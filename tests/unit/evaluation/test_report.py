@@ -167,4 +167,9 @@ def test_engines_and_precisions_are_a_table(tmp_path: Path) -> None:
     assert "1,000 pairs of val.csv" in page
     assert "<th>onnxruntime int8</th>" in page
     assert '<td class="number">99.5 %</td>' in page
+    assert "agrees less" not in page
+    assert (
+        "99.9 %"
+        in report(tmp_path, comparison={**found, "agrees": False, "min_agreement": 0.999}).partition("agrees less")[2]
+    )
     assert "Engines and precisions" not in report(tmp_path)

@@ -54,7 +54,25 @@ def test_what_deepstream_cannot_express_is_a_comment(checkpoint) -> None:
     assert (infer["network-type"], infer["batch-size"]) == (100, 2)
     lights = PictureLayout(lights=("Solder", "White"), width=32, height=32)
     files = files_of(checkpoint, layout=lights)
-    assert "2 lights side by side, in this order: Solder, White" in files["nvdspreprocess_config_1.yaml"]
+    assert "2 lights one above the other, in this order: Solder, White" in files["nvdspreprocess_config_1.yaml"]
+    four = PictureLayout(lights=("A", "B", "C", "D", "E", "F"), concat="grid", grid=(3, 2), width=16, height=16)
+    files = files_of(checkpoint, layout=four)
+    assert "6 lights in 2 rows of 3, row by row, in this order: A, B, C" in files["nvdspreprocess_config_1.yaml"]
+
+
+def test_what_the_score_is_depends_on_the_classes(checkpoint) -> None:
+    assert "fails when the softmax at index 1 is above 0.5" in files_of(checkpoint)["nvdsinfer_config.yaml"]
+    real = files_of(checkpoint, classes=("PASS", "open", "short"))
+    assert "fails when 1 minus the softmax at index 0, PASS, is above 0.5" in real["nvdsinfer_config.yaml"]
+    assert real["labels.txt"] == "PASS;open;short\n"
+
+
+def test_a_quantized_graph_runs_in_its_own_precision(checkpoint) -> None:
+    given: dict[str, Any] = {"onnx_name": "model.onnx", "precision": "int8"}
+    files = deepstream_files(checkpoint.description, **given)
+    assert yaml.safe_load(files["nvdsinfer_config.yaml"])["property"]["network-mode"] == 1
+    with pytest.raises(EngineError, match="DeepStream has no mode for fp8, only for fp32 and int8"):
+        deepstream_files(checkpoint.description, **{**given, "precision": "fp8"})
 
 
 def test_several_goldens_are_refused(checkpoint) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from changenet.bundle import read_bundle
 from changenet.engines import load_engine
+from changenet.engines.onnxruntime import OnnxRuntimeEngine
 from changenet.engines.torch import TorchEngine
 from changenet.errors import CheckpointError, DataError, EngineError
 from changenet.export import onnx as onnx_export
@@ -71,6 +72,25 @@ def test_existing_files_are_replaced_only_on_request(bundle_folder: Path, checkp
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.parametrize("inside", ["bundle", "bundle/x.onnx", "bundle/deeper/x.onnx", "link/x.onnx"])
+def test_a_copy_inside_the_bundle_is_refused_before_anything_is_traced(
+    inside: str, checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever loads a bundle refuses one with files that its manifest does not list."""
+    monkeypatch.setattr(onnx_export, "export_graphs", pytest.fail)
+    (tmp_path / "link").symlink_to("bundle")
+    with pytest.raises(CheckpointError, match=r"would lie in a bundle.*Choose another folder"):
+        export_bundle(checkpoint, tmp_path / "bundle", onnx_file=tmp_path / inside, overwrite=True)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_copy_in_another_bundle_is_refused(checkpoint, bundle_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="would lie in a bundle"):
+        export_bundle(checkpoint, tmp_path / "bundle", onnx_file=bundle_folder / "x.onnx", overwrite=True)
+    with pytest.raises(CheckpointError, match="would lie in a bundle"):
+        export_bundle(checkpoint, "memory://inside/bundle", onnx_file="memory://inside/bundle/x.onnx")
+
+
 def test_without_onnxruntime_nothing_is_traced(checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(onnx_export, "export_graphs", pytest.fail)
@@ -110,6 +130,14 @@ def test_weights_too_large_for_one_file_lie_beside_the_graphs(
     engine, _, _ = load_engine(str(folder))
     np.testing.assert_allclose(engine.score(*pairs), wanted, atol=1e-4)
     assert engine.memory_bytes > sizes["weights.data"]
+    read: list[str] = []
+    bundle = read_bundle(folder)
+    kept = OnnxRuntimeEngine(lambda name: read.append(name) or bundle.read(name), description=manifest.description)
+    assert sorted(read) == ["comparator.onnx", "encoder.onnx", "golden.onnx", "weights.data"]  # each once
+    assert kept.memory_bytes == engine.memory_bytes
+    with pytest.raises(CheckpointError, match=rf"{tmp_path}/weights\.data: exists"):
+        export_bundle(checkpoint, tmp_path / "other", onnx_file=tmp_path / "other.onnx")
+    assert not (tmp_path / "other").exists()
     # Others open the copy by its path, and find the weights beside it.
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     inputs = {
@@ -195,16 +223,17 @@ def test_a_graph_that_disagrees_is_not_written_and_the_first_tensor_is_named(
 
 def test_a_score_that_is_no_number_does_not_pass_the_gate(checkpoint) -> None:
     reference, broken = TorchEngine(build_network(checkpoint)), TorchEngine(build_network(checkpoint))
-    statistics = {name: reference.network.arguments[name] for name in ("mean", "std")}
+    known = {"description": checkpoint.description, "fix": "Wait."}
     broken.compare = lambda test, _: np.full((len(test[0]), 2), np.nan, np.float32)  # type: ignore[method-assign]
-    with pytest.raises(EngineError, match=r"comparator\.onnx output drifts first"):
-        check_parity(broken, reference, shape=(3, 32, 32), **statistics)
-    exact = check_parity(reference, reference, shape=(3, 32, 32), **statistics)
+    said = r"torch \(fp32\) does not agree with torch \(fp32\) .* comparator\.onnx output drifts first.*written. Wait\."
+    with pytest.raises(EngineError, match=said):
+        check_parity(broken, reference, **known)
+    exact = check_parity(reference, reference, **known)
     assert exact.max_error < 1e-6
     other = TorchEngine(build_network(checkpoint))
     other.network.head.layers[-1].bias.data[1] += 1
     with pytest.raises(EngineError, match="batch 1: the score drifts first"):
-        check_parity(reference, reference, truth=other, shape=(3, 32, 32), **statistics)
+        check_parity(reference, reference, truth=other, **known)
 
 
 def test_pairs_of_the_gate_are_distinct_and_repeatable() -> None:

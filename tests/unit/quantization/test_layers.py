@@ -1,5 +1,7 @@
 """Which layers the rules choose."""
 
+import logging
+
 import pytest
 from torch import nn
 
@@ -27,6 +29,21 @@ def test_a_pattern_matches_the_name_or_the_class() -> None:
     assert set(choose(("Lin*", "int8"))) == set(LINEAR) == set(choose(("*", "int8")))
     with pytest.raises(SpecError):
         choose(("linear", "int8"))  # case counts
+
+
+def test_a_rule_that_matches_nothing_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    choose(("*", "int8"), ("stem.*", "native"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "quantize.layers: 'stem.*' matches no layer that torchao can quantize."
+    ]
+
+
+def test_a_name_to_skip_that_takes_nothing_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    choose(("*", "int8"), skip=("haed", "head"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "quantize.skip_names: 'haed' takes nothing out that torchao can quantize."
+    ]
 
 
 def test_later_rules_win_and_native_takes_out() -> None:

@@ -58,6 +58,18 @@ def test_errors_are_a_table_on_stdout_and_a_data_error(spec, capsys):
     assert "missing picture" in table and "train 6, validation 6" in table
 
 
+def test_a_column_that_scoring_would_write_over_is_an_error_of_the_sets_that_are_scored(spec):
+    text = (spec.parent / "val.csv").read_text().splitlines()
+    (spec.parent / "val.csv").write_text("\n".join(f"{line},error" for line in text) + "\n")
+    assert check.run(str(spec)) == 0
+    scored = [
+        f"dataset.classify.test_dataset.{key}={spec.parent}/{name}"
+        for key, name in (("csv_path", "val.csv"), ("images_dir", "images"))
+    ]
+    with pytest.raises(DataError, match=r"val.csv:1: has a column 'error'"):
+        check.run(str(spec), scored)
+
+
 @pytest.mark.parametrize("label", ["[/x]", "[red]", ":100:"])
 def test_labels_are_shown_as_they_are(spec, capsys, label):
     with (spec.parent / "val.csv").open("a") as file:

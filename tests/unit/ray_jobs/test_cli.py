@@ -4,19 +4,20 @@ import errno
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from changenet import __version__
-from changenet.errors import DataError, Problem
-from ray_jobs import check
+from changenet.errors import DataError, Problem, RunError
+from ray_jobs import check, evaluate, inference, train
 from ray_jobs.cli import app
 
 runner = CliRunner()
 VERBS = (
     "quickstart", "sample", "init", "models", "check", "train", "evaluate", "inference", "convert", "export", "seal",
-    "unseal", "keys", "sign", "serve",
+    "unseal", "keys", "sign", "serve", "serve build",
 )  # fmt: skip
 
 
@@ -37,8 +38,9 @@ def test_version() -> None:
     assert runner.invoke(app, ["--version"]).stdout.strip() == __version__
 
 
-def test_a_missing_spec_is_one_line_and_exit_code_2() -> None:
-    answer = runner.invoke(app, ["check", "-e", "gone.yaml"])
+@pytest.mark.parametrize("flag", ["-e", "--experiment-spec-file", "--experiment_spec_file"])
+def test_a_missing_spec_is_one_line_and_exit_code_2(flag: str) -> None:
+    answer = runner.invoke(app, ["check", flag, "gone.yaml"])
     assert answer.exit_code == 2
     (line,) = answer.stderr.strip().splitlines()
     assert line.startswith("error: gone.yaml")
@@ -68,36 +70,64 @@ def test_overrides_reach_the_verb(write_spec: Callable[..., str]) -> None:
     assert ".bmp" in answer.output
 
 
-def test_a_place_that_cannot_be_written_is_one_line(
-    write_spec: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+def _raises(error: BaseException) -> Callable[..., object]:
+    def run(*_: object, **__: object) -> None:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/disk/model.onnx"), 1, "/disk/model.onnx: No space left on"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "a file could not be written: No space left on device. "),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            1,
+            "a file could not be written: Disk quota exceeded. Make room",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/theirs"),
+            2,
+            "/theirs: cannot be read or written: Permission denied. Choose another place",
+        ),
+        (
+            NotADirectoryError(errno.ENOTDIR, "Not a directory", "/file/x"),
+            2,
+            "/file/x: Not a directory. Choose another",
+        ),
+        (RunError("in use by process 7", where="/results"), 1, "/results: in use by process 7"),
+        (DataError("no such file", where="a.csv"), 2, "a.csv: no such file"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    error: Exception, code: int, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, **__: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device", "/disk/model.onnx")
-
-    monkeypatch.setattr(check, "run", full)
-    answer = runner.invoke(app, ["check", "-e", write_spec()])
-    assert answer.exit_code == 2
-    assert "error: /disk/model.onnx: No space left on device" in answer.stderr
+    monkeypatch.setattr(check, "run", _raises(error))
+    answer = runner.invoke(app, ["check", "-e", "spec.yaml"])
+    assert answer.exit_code == code
+    assert answer.stderr.startswith(f"error: {line}")
+    assert len(answer.stderr.splitlines()) == 1
 
 
-def test_a_failing_program_is_exit_code_1(write_spec: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(check, "run", broken)
-    assert runner.invoke(app, ["check", "-e", write_spec()]).exit_code == 1
-
-
-def test_an_interrupt_is_exit_code_1_without_a_traceback(
-    write_spec: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(check, "run", interrupted)
-    answer = runner.invoke(app, ["check", "-e", write_spec()])
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(errno.EBADF, "Bad file descriptor")])
+def test_a_failing_program_is_exit_code_1(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "run", _raises(error))
+    answer = runner.invoke(app, ["check", "-e", "spec.yaml"])
     assert answer.exit_code == 1
-    assert "Interrupted" in answer.stderr
+    assert answer.exception is error
+
+
+@pytest.mark.parametrize(("verb", "goes_on"), [(check, False), (evaluate, True), (inference, True), (train, True)])
+def test_an_interrupt_is_exit_code_1_without_a_traceback(
+    verb: Any, goes_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verb, "run", _raises(KeyboardInterrupt()))
+    answer = runner.invoke(app, [verb.__name__.rpartition(".")[2], "-e", "spec.yaml"])
+    assert answer.exit_code == 1
+    wanted = "Interrupted. Run the same command again to go on." if goes_on else "Interrupted."
+    assert answer.stderr.strip() == wanted
 
 
 def test_every_problem_of_an_error_is_printed_whole(

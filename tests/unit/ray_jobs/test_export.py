@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import changenet
 from changenet.adoption import SpecDescribes
 from changenet.bundle import read_bundle
-from changenet.errors import CheckpointError, SpecError
+from changenet.errors import CheckpointError, EngineError, SpecError
 from changenet.export import onnx as onnx_export
 from changenet.inspection import Inspector
 from changenet.manifest import Parity
@@ -68,6 +68,19 @@ def test_deepstream_files_lie_beside_the_onnx_file(spec: str, tmp_path: Path) ->
     other = [f"export.onnx_file={file.with_name('other.onnx')}", "export.serialize_nvdsinfer=true"]
     with pytest.raises(CheckpointError, match=r"labels\.txt: exists\. Add --overwrite"):
         export.run(spec, other)
+
+
+def test_a_copy_inside_the_bundle_is_refused(spec: str, tmp_path: Path) -> None:
+    inside = f"export.onnx_file={tmp_path}/results/export/bundle/x.onnx"
+    with pytest.raises(CheckpointError, match="would lie in a bundle"):
+        export.run(spec, [inside, "export.serialize_nvdsinfer=true"])
+    assert not (tmp_path / "results" / "export" / "bundle").exists()
+
+
+def test_deepstream_cannot_read_an_encrypted_file(spec: str, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"serialize_nvdsinfer: DeepStream cannot read an encrypted ONNX file"):
+        export.run(spec, ["encryption_key=secret", "export.serialize_nvdsinfer=true"])
+    assert not (tmp_path / "results" / "export" / "bundle").exists()
 
 
 def test_sizes_in_the_spec_must_be_the_checkpoints(spec: str) -> None:

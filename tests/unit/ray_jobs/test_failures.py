@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from ray_jobs.restarts import Restarts
         (ray.exceptions.ActorDiedError(), "a process of the run, or its machine, is gone"),
         (ray.exceptions.GetTimeoutError("60 s"), "did not answer in time"),
         (ray.exceptions.NodeDiedError("10.0.0.2"), "a machine of the run is gone"),
+        (WorkerGroupError("rank 0", {0: OSError(errno.ENOSPC, "No space left")}), "the disk of a machine is full"),
         (
             WorkerGroupError("rank 0", {0: RuntimeError("[gloo] Connection closed by peer")}),
             "lost touch with the others",
@@ -67,13 +69,15 @@ def test_an_error_of_ours_is_found_behind_those_of_ray() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "code", "said"),
     [
-        ("10.0.0.1:6379", "10.0.0.1:6379: the Ray cluster cannot be joined"),
-        (None, "Ray does not start on this machine"),
+        ("10.0.0.1:6379", 2, "10.0.0.1:6379: the Ray cluster cannot be joined"),
+        (None, 1, "Ray does not start on this machine"),
     ],
 )
-def test_a_ray_that_is_not_there_is_one_line(address: str | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_that_is_not_there_is_one_line(
+    address: str | None, code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(**_: Any) -> None:
         raise Exception("The current node timed out during startup.\nMore.")
 
@@ -83,6 +87,7 @@ def test_a_ray_that_is_not_there_is_one_line(address: str | None, said: str, mon
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ChangeNetError) as raised:
         cluster.connect(address)
+    assert raised.value.exit_code == code
     assert str(raised.value).startswith(f"{said} (The current node timed out during startup.)")
 
 
@@ -104,4 +109,4 @@ def test_why_workers_stopped_is_said_once_unless_the_command_ends_with_it() -> N
     callback.after_exception(None, {0: SpecError("diverged")})
     assert len(shown) == 2
     callback.after_exception(None, {0: RuntimeError("[gloo] timed out")})
-    assert shown[-1][-1].startswith("The workers stopped, for the 2. time: "), "the board says nothing twice"
+    assert shown[-1][-1].startswith("The workers stopped, for the 2. time: "), "the monitor says nothing twice"

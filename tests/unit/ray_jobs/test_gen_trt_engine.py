@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -16,6 +17,7 @@ from changenet import encryption, signing
 from changenet.bundle import read_bundle
 from changenet.engines.tensorrt_files import open_files
 from changenet.errors import CheckpointError, EngineError, SpecError
+from changenet.export.onnx import export_bundle
 from changenet.sealing import seal
 from changenet.spec import load_spec
 from ray_jobs import evaluate, gen_trt_engine, sign, trained
@@ -85,6 +87,42 @@ def test_the_onnx_file_leads_to_its_bundle_and_a_strange_one_to_none(spec: str, 
         open_files(str(tmp_path / "b.engine"))
 
 
+def test_a_tao_spec_that_names_one_onnx_file_twice_gets_an_engine_that_evaluation_runs(
+    spec: str, exported: Path, tmp_path: Path
+) -> None:
+    """TAO's deployment specs write `export.onnx_file` beside `results_dir/export`, and read it from there."""
+    theirs = tmp_path / "results" / "changenet.onnx"
+    shutil.move(exported / "model.onnx", theirs)
+    engine = tmp_path / "results" / "changenet.engine"
+    names = [f"gen_trt_engine.onnx_file={theirs}", f"gen_trt_engine.trt_engine={engine}"]
+    assert gen_trt_engine.run(spec, [ELSEWHERE, *names]) == 0
+    assert open_files(str(engine))[0].description == read_bundle(exported / "bundle").manifest.description
+    theirs.write_bytes(onnx.load(theirs).SerializeToString() + b"\x12\x05other")  # another producer name
+    with pytest.raises(CheckpointError, match="exists"):
+        gen_trt_engine.run(spec, [ELSEWHERE, *names])
+    assert gen_trt_engine.run(spec, [ELSEWHERE, *names], overwrite=True) == 0
+    with pytest.raises(EngineError, match="was built from an ONNX file alone"):
+        open_files(str(engine))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "batch_size"), [({"difference_module": "euclidean"}, 4), ({}, 3), ({"num_golden": 2}, -1)]
+)
+def test_every_kind_of_bundle_becomes_engines(
+    make_checkpoint, tmp_path: Path, changes: dict[str, Any], batch_size: int
+) -> None:
+    bundle, path = tmp_path / "export" / "bundle", tmp_path / "spec.yaml"
+    export_bundle(make_checkpoint(**changes), bundle, batch_size=batch_size)
+    path.write_text(yaml.safe_dump({"results_dir": str(tmp_path)}))
+    assert gen_trt_engine.run(str(path), [ELSEWHERE]) == 0
+    opened = read_bundle(bundle)
+    euclidean = opened.manifest.description.difference_module == "euclidean"
+    assert set(opened.manifest.engines[1].sha256) == ENGINES - ({"golden.engine"} if euclidean else set())
+    files, _ = open_files(str(tmp_path / "gen_trt_engine" / "model.engine"))
+    assert files.description == opened.manifest.description
+
+
 def test_another_engine_takes_the_place_of_the_first_with_overwrite(spec: str, exported: Path, tmp_path: Path) -> None:
     assert gen_trt_engine.run(spec, [ELSEWHERE]) == 0
     other = [ELSEWHERE, f"gen_trt_engine.trt_engine={tmp_path / 'other.engine'}"]
@@ -139,7 +177,7 @@ def test_what_is_wrong_with_the_spec_is_said(spec: str, exported: Path) -> None:
     with pytest.raises(EngineError, match="no layer matches 'head'"):
         gen_trt_engine.run(spec, [ELSEWHERE, "gen_trt_engine.tensorrt.layers_precision=['head:fp16']"])
     shutil.rmtree(exported / "bundle")
-    with pytest.raises(SpecError, match=r"gen_trt_engine\.onnx_file: not given"):
+    with pytest.raises(SpecError, match=r"gen_trt_engine\.onnx_file: not given, and there is no bundle at"):
         gen_trt_engine.run(spec, [ELSEWHERE])
     with pytest.raises(CheckpointError, match=r"/nowhere\.onnx: no such file"):
         gen_trt_engine.run(spec, [ELSEWHERE, "gen_trt_engine.onnx_file=/nowhere.onnx"])

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from changenet import factory
+from changenet import factory, storage
 from changenet.errors import CheckpointError, SpecError
 from changenet.spec import Experiment, load_spec
 from changenet.training.checkpoint import Checkpoint, save_checkpoint
 from ray_jobs import train, train_run
-from ray_jobs.checkpoint_files import LATEST
+from ray_jobs.checkpoint_files import LATEST, checkpoint_name
 from ray_jobs.resume import Start, find_start
 from ray_jobs.workers import Workers
 
@@ -49,6 +49,22 @@ def test_a_run_begins_anew_or_goes_on(start: Any, tmp_path: Path, caplog: pytest
     assert "Going on from" in caplog.text
     assert "train.pretrained_model_path is not read" in caplog.text
     assert "differs from its beginning: train.optim.lr from 0.003 to 0.1." in caplog.text
+
+
+def test_a_link_to_a_checkpoint_that_is_gone_is_no_new_run(start: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "train"
+    folder.mkdir(parents=True)
+    storage.set_latest(folder / LATEST, "model_epoch_003_step_00012.pth")
+    with pytest.raises(
+        CheckpointError, match=r"latest.pth: names model_epoch_003_step_00012.pth, which is gone. Start"
+    ):
+        start(epochs=None)
+    for epoch in range(3):
+        (folder / checkpoint_name(epoch, 3 * epoch + 3)).touch()
+    with pytest.raises(
+        CheckpointError, match=r"Name another one \(model_epoch_000.*, .*model_epoch_002.*\) as train.resume"
+    ):
+        start(epochs=None)
 
 
 def test_every_key_that_differs_is_named(start: Any) -> None:

@@ -11,7 +11,7 @@ from changenet.data.annotations import read_annotations
 from changenet.data.lights import PictureLayout
 from changenet.data.pairs import PairSource
 from ray_jobs import score_parts
-from ray_jobs.score_parts import ScoreParts
+from ray_jobs.score_parts import ScoreParts, forget_parts
 
 ROWS, BATCH = 10, 3
 
@@ -103,6 +103,24 @@ def test_files_are_not_written_more_often_than_needed(
     parts.add(block(source, range(6, ROWS)))
     assert len(list((tmp_path / "parts").iterdir())) == 1
     assert len(parts_in(tmp_path / "parts").load(source)["row"]) == ROWS
+
+
+def test_only_our_own_files_are_forgotten(source: PairSource, tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    for model in ("a", "b"):
+        parts_in(folder, model=model).add(block(source, range(ROWS)))
+    part = next(folder.iterdir()).name
+    (folder / f".{part}.k2x_q1").touch()  # as a run that was killed while it wrote leaves it
+    (folder / "notes.npz").touch()
+    (folder / "images").mkdir()
+    forget_parts(str(folder))
+    assert sorted(path.name for path in folder.iterdir()) == ["images", "notes.npz"]
+    (folder / "notes.npz").unlink()
+    (folder / "images").rmdir()
+    parts_in(folder).add(block(source, range(ROWS)))
+    forget_parts(str(folder))
+    assert not folder.exists()
+    forget_parts(str(folder))
 
 
 def test_what_is_written_holds_no_setting(source: PairSource, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from pydantic import SecretStr
 
 from changenet.data.annotations import read_annotations
 from changenet.data.pairs import PairSource
+from changenet.engines.onnxruntime import OnnxRuntimeEngine
+from changenet.errors import EngineError
 from changenet.inspection import Inspector
 from ray_jobs.scorer import ModelFile, Scorer
 
@@ -88,3 +92,24 @@ def test_a_worker_whose_engine_finds_no_gpu_scores_on_the_cpu_and_says_so(
     assert np.isfinite(block["score"]).all()
     assert "scores on the CPU" in caplog.text
     assert "onnxruntime-gpu" in caplog.text
+
+
+def test_integers_that_give_other_scores_here_score_nothing(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle_folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["engines"][0] |= {
+        "precision": "int8",
+        "parity": {"max_error": 0.1, "agreement": 1.0, "min_agreement": 0.99, "reason": ""},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert ModelFile(str(folder)).load().engine.precision == "int8"
+    scores = OnnxRuntimeEngine.scores
+    monkeypatch.setattr(OnnxRuntimeEngine, "scores", lambda self, output: scores(self, output) + 0.3)
+    with pytest.raises(EngineError, match=r"is off by .* on the bundle's self-test"):
+        ModelFile(str(folder)).load()
+    assert (
+        ModelFile(str(bundle_folder)).load().engine.precision == "fp32"
+    )  # its scores were checked when it was exported

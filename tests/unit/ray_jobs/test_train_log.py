@@ -6,7 +6,8 @@ from typing import Any
 
 from tensorboardX.proto import event_pb2
 
-from ray_jobs.train_log import METRICS, TrainLog
+from ray_jobs.metrics_csv import METRICS
+from ray_jobs.train_log import TrainLog
 
 
 def events(folder: Path) -> list[Any]:

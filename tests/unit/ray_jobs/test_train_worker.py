@@ -18,7 +18,7 @@ from changenet.spec import load_spec
 from changenet.training.checkpoint import load_checkpoint
 from changenet.training.loop import predict
 from ray_jobs import learner, shared_storage, train_worker
-from ray_jobs.checkpoint_files import LATEST, file_name
+from ray_jobs.checkpoint_files import LATEST, latest_name
 
 Run = Callable[..., Path]
 
@@ -33,11 +33,11 @@ def run(monkeypatch: pytest.MonkeyPatch, write_spec: Callable[..., str], tmp_pat
     monkeypatch.setattr(train, "report", lambda *_args, **_options: None)
     monkeypatch.setattr(train.torch, "get_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(train.torch, "prepare_model", lambda network, **_options: network)
-    monkeypatch.setattr(learner, "log_to", lambda _board: None)
+    monkeypatch.setattr(learner, "log_to", lambda _monitor: None)
     monkeypatch.setattr(train_worker.ray, "get", lambda answer: answer)
 
     def worker(checkpoint: str | None = None, *, stop_after: int | None = None, **changes: Any) -> Path:
-        board = SimpleNamespace(
+        monitor = SimpleNamespace(
             show=SimpleNamespace(remote=lambda *_: None),
             reached=SimpleNamespace(remote=lambda _step: stop_after),
             failure=SimpleNamespace(remote=lambda: None),
@@ -54,9 +54,9 @@ def run(monkeypatch: pytest.MonkeyPatch, write_spec: Callable[..., str], tmp_pat
                 "name": "run",
                 "folder": str(folder),
                 "checkpoint": checkpoint,
-                "before": file_name(storage.resolve_latest(folder / LATEST)),
+                "before": latest_name(str(folder)),
                 "threads": 1,
-                "board": board,
+                "monitor": monitor,
                 "working_dir": ".",
             }
         )
@@ -83,6 +83,16 @@ def test_a_run_that_is_stopped_writes_where_it_is_and_goes_on_from_there(run: Ru
     )
     folder = run(str(latest), train__num_epochs=2, train__checkpoint_interval=2)
     assert "model_epoch_001_step_00006.pth" in names(folder)
+
+
+def test_a_run_whose_network_drops_paths_by_chance_ends_where_an_undisturbed_one_does(run: Run) -> None:
+    changes: dict[str, Any] = {"model__backbone__type": "fan_tiny_8_p4_hybrid", "train__num_epochs": 1}
+    latest = run(**changes, stop_after=2) / LATEST
+    again = load_checkpoint(str(run(str(latest), **changes) / LATEST))
+    assert again.training["progress"]["step"] == 3
+    storage.remove_folder(latest.parent)
+    undisturbed = load_checkpoint(str(run(**changes) / LATEST))
+    assert all(torch.equal(undisturbed.state[name], tensor) for name, tensor in again.state.items())
 
 
 def test_a_run_that_is_stopped_at_the_end_of_an_epoch_ends_with_it(run: Run) -> None:
@@ -135,6 +145,20 @@ def test_the_best_epochs_keep_files_of_their_own_and_old_periodic_ones_go(run: R
         losses = {int(row["epoch"]): float(row["train_loss"]) for row in csv.DictReader(file)}
     best = sorted(losses, key=losses.__getitem__)[-2:]
     assert sorted(path.name for path in folder.glob("top_*")) == [f"top_{epoch}.pth" for epoch in sorted(best)]
+
+
+def test_old_checkpoints_that_go_are_those_of_the_run_alone(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    theirs = folder / "model_epoch_009_step_00100.pth"
+    folder.mkdir()
+    theirs.write_bytes(b"copied from elsewhere")
+    replace: dict[str, Any] = {"train__checkpointer": {"replace_periodic": True}}
+    run(train__num_epochs=2)
+    run(str(folder / LATEST), train__num_epochs=3, **replace)
+    assert names(folder) == ["model_best.pth", "model_epoch_002_step_00009.pth", theirs.name]
+    begun_with = str(folder / "model_epoch_002_step_00009.pth")
+    run(str(folder / LATEST), train__num_epochs=4, train__pretrained_model_path=begun_with, **replace)
+    assert names(folder)[1:] == ["model_epoch_002_step_00009.pth", "model_epoch_003_step_00012.pth", theirs.name]
 
 
 def test_a_notice_leaves_one_early_checkpoint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

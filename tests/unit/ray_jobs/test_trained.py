@@ -12,7 +12,7 @@ from PIL import Image
 
 from changenet.data.lights import PictureLayout
 from changenet.description import ModelDescription, Threshold
-from changenet.errors import SpecError
+from changenet.errors import EngineError, SpecError
 from changenet.spec import Experiment, load_spec
 from ray_jobs.threshold_choice import choose_threshold
 from ray_jobs.trained import TrainedNetwork
@@ -116,3 +116,16 @@ def test_a_recall_that_nobody_fitted_needs_a_validation_set(tmp_path: Path, chec
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"inference\.checkpoint"):
         TrainedNetwork(experiment(tmp_path, {}), "inference")
+
+
+@pytest.mark.parametrize("action", ["evaluate", "inference"])
+def test_what_is_named_as_a_tensorrt_engine_runs_in_nothing_else(
+    tmp_path: Path, bundle_folder: Path, action: Any
+) -> None:
+    foreign = tmp_path / "model.plan"
+    foreign.write_bytes(b"from trtexec")
+    for path, words in ((bundle_folder, "no TensorRT engine in this bundle"), (foreign, "this is something else")):
+        with pytest.raises(EngineError, match=words):
+            TrainedNetwork(experiment(tmp_path, {action: {"trt_engine": str(path)}}), action)
+    both = {"trt_engine": str(foreign), "checkpoint": str(bundle_folder)}
+    assert TrainedNetwork(experiment(tmp_path, {action: both}), action).engine == "onnxruntime"

@@ -1,6 +1,7 @@
 """A service around an inspector whose score anybody can work out: the difference of the mean brightness."""
 
 import io
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,7 +82,13 @@ def inspector_of() -> Callable[..., Inspector]:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Shared:
-    return Shared(ThreadPoolExecutor(2), 10_000, GoldenCache(1 << 20), GoldenRegistry(str(tmp_path / "goldens")))
+    return Shared(
+        ThreadPoolExecutor(2),
+        ThreadPoolExecutor(2),
+        10_000,
+        GoldenCache(1 << 20),
+        GoldenRegistry(str(tmp_path / "goldens")),
+    )
 
 
 @pytest.fixture
@@ -114,10 +121,11 @@ def app_of() -> Callable[..., FastAPI]:
         keys: KeyRing | None = None,
         metrics: Metrics | None = None,
         remotes: Any = None,
+        hosts: Any = (),
         **limits: Any,
     ) -> FastAPI:
         keeper = keep(*models, load=load, files=files)
-        return create_app(keeper, Limits(**limits), keys=keys, metrics=metrics, remotes=remotes)
+        return create_app(keeper, Limits(**limits), keys=keys, hosts=hosts, metrics=metrics, remotes=remotes)
 
     return make
 
@@ -136,14 +144,24 @@ def client(client_of: Callable[..., TestClient]) -> TestClient:
 
 
 class Loader:
-    """Bundles by path: `/good` and `/strict` load, everything else does not."""
+    """Bundles by path: `/good` and `/strict` load, everything else does not, nor what is `gone`; `held` ones take long."""
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self.loaded: list[str] = []
+        self.gone: set[str] = set()
+        self.held: dict[str, threading.Event] = {}
+
+    def hold(self, bundle: str) -> threading.Event:
+        """Let a bundle load no sooner than the event is set."""
+        return self.held.setdefault(bundle, threading.Event())
 
     def __call__(self, name: str, source: Source) -> ServedModel:
         version = source.bundle.strip("/")
+        if source.bundle in self.held:
+            assert self.held[source.bundle].wait(60)
+        if source.bundle in self.gone:
+            raise CheckpointError("is gone", where=source.bundle)
         if version not in ("good", "strict") or source.version not in (None, version):
             raise CheckpointError("no such folder", where=source.bundle)
         self.loaded.append(version)

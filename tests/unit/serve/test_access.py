@@ -1,5 +1,6 @@
 """Which request needs which key."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -100,9 +101,28 @@ def test_a_key_opens_its_routes(locked, keys, picture):
     assert locked.get("/v1/models", headers={"Authorization": f"bearer {keys['inspect']}"}).status_code == 200
 
 
-def test_a_refused_body_is_not_parsed(locked, picture):
-    response = locked.post("/v1/models/pcb/inspect", files={"test": b"x" * 100_000})
-    assert response.status_code == 401
+def test_of_a_refused_body_no_more_is_read_than_may_be_sent(models, keys, app_of):
+    app = app_of(*models.values(), keys=KeyRing(keys["file"]), request_bytes=1000)
+    read, sent = 0, []
+
+    async def receive():
+        nonlocal read
+        read += 100
+        return {"type": "http.request", "body": b"x" * 100, "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    path = "/v1/models/pcb/inspect"
+    headers = [(b"content-type", b"multipart/form-data; boundary=x"), (b"transfer-encoding", b"chunked")]
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 401
+    assert read == 1000, "many clients read an answer when they have sent everything; what may not be sent is left"
+
+
+def test_a_client_of_the_open_inference_protocol_reads_why_it_is_refused(locked):
+    assert "API key" in locked.get("/v2/models/pcb").json()["error"]
 
 
 def test_a_new_route_needs_an_admin_key_unless_it_says_otherwise(app, locked, keys):

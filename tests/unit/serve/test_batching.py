@@ -81,11 +81,22 @@ def test_a_failed_batch_is_told_to_its_callers_and_the_next_one_runs():
             with pytest.raises(ValueError, match="shorter"):
                 await wrong.submit(1)
         assert await queue.run(lambda: "alone") == "alone"
-        queue.close()
-        queue._thread.join(60)
-        return queue._thread.is_alive()
 
-    assert asyncio.run(run()) is False
+    asyncio.run(run())
+
+
+def test_a_queue_has_a_thread_from_its_first_item_until_it_is_closed():
+    async def run():
+        queue = queue_of(lambda items: items)
+        assert queue._thread is None
+        assert await queue.submit(1) == 1
+        thread = queue._thread
+        queue.close()
+        thread.join(60)
+        assert not thread.is_alive()
+        assert await queue.submit(2) == 2, "who comes too late is served all the same"
+
+    asyncio.run(run())
 
 
 def test_a_waiting_time_fills_batches_and_settings_change_while_it_runs():
@@ -119,5 +130,5 @@ def test_a_new_golden_is_encoded_once_a_batch(models):
 def test_a_batch_that_could_never_fill_is_refused():
     models = [{"name": "a", "bundle": "b"}]
     with pytest.raises(ValidationError, match="no batch could fill"):
-        ServiceSettings(models=models, batching={"max_batch_size": 65})
-    assert ServiceSettings(models=models, batching={"max_batch_size": 64}).batching.max_batch_size == 64
+        ServiceSettings(models=models, max_batch_size=65, max_ongoing_requests=64)
+    assert ServiceSettings(models=models, max_batch_size=64, max_ongoing_requests=64).batching.max_batch_size == 64

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 URL = "/v1/models/pcb/inspect_batch"
@@ -113,11 +114,28 @@ def test_boards_have_limits_of_their_own(client_of, picture):
     assert like_a_board.status_code == 413
 
 
-def test_a_board_takes_the_places_of_as_many_requests_as_it_may_be_larger(client_of, picture):
+def test_a_board_takes_the_places_of_as_many_requests_as_it_is_larger(client_of, picture):
     client = client_of(inspections=20, request_bytes=1 << 20, batch_bytes=4 << 20)
-    parts = {"t": picture(), "g": picture()}
-    with client.app.state.service.admission.hold(17):
-        refused = post(client, [row("a", "t")], parts)
+    hold = client.app.state.service.admission.hold
+    large, small = ({"t": picture() + bytes(more), "g": picture()} for more in (2 << 20, 0))
+    with hold(18):
+        refused = post(client, [row("a", "t")], large)
         assert refused.status_code == 503 and refused.headers["retry-after"]
-    with client.app.state.service.admission.hold(16):
-        assert post(client, [row("a", "t")], parts).status_code == 200
+    with hold(17):
+        assert post(client, [row("a", "t")], large).status_code == 200
+    with hold(19):
+        assert post(client, [row("a", "t")], small).status_code == 200
+    with hold(20):
+        assert post(client, [row("a", "t")], small).status_code == 503
+
+
+def test_a_score_that_is_no_number_is_an_error_and_no_verdict(client, models, picture):
+    engine = models["pcb"].inspector.engine
+    compare = engine.compare
+    engine.compare = lambda tests, goldens: np.where(tests[0][:, 0] == 9, np.nan, compare(tests, goldens))
+    results = post(client, [row("a", "a"), row("b", "b")], {"a": picture(9), "b": picture(0), "g": picture(0)}).json()
+    bad, good = results["results"]
+    assert (bad["prediction"], bad["score"], bad["error"]["status"]) == ("ERROR", None, 422)
+    assert (good["prediction"], good["score"]) == ("PASS", 0.0)
+    single = client.post("/v1/models/pcb/inspect", files={"test": picture(9), "golden": picture(0)})
+    assert single.status_code == 422 and single.json()["type"].endswith("no-score")

@@ -1,13 +1,10 @@
-"""`changenet serve build`, and what the scaling settings do to a load."""
-
-from types import SimpleNamespace
+"""`changenet serve build`, and the application that Ray Serve makes of its file."""
 
 import pytest
+import typer
 import yaml
 from ray._common.utils import import_attr
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
-from ray.serve.autoscaling_policy import _apply_scaling_factors, _core_replica_queue_length_policy
-from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 from typer.testing import CliRunner
 
@@ -15,9 +12,9 @@ from changenet.errors import SpecError
 from ray_jobs import serve_build
 from ray_jobs.cli import app
 from ray_jobs.serve_settings import choose
-from serve.app import build
-from serve.deployments import scaling
-from serve.settings import Autoscaling, ServiceSettings
+from serve.app import Inspection, build
+from serve.keys import add_key
+from serve.settings import ServiceSettings
 
 SPEC = """
 results_dir: {folder}
@@ -57,8 +54,8 @@ def test_ray_accepts_the_file_and_builds_the_same_service_of_it(spec, tmp_path):
     settings, own = built._bound_deployment.init_args
     assert own == {}
     chosen = choose(spec=str(spec), overrides=["serve.batch_wait_timeout_s=0.01"]).settings
-    same = ("models", "limits", "batching", "goldens_dir", "golden_cache_bytes", "cpus")
-    assert [getattr(settings, name) for name in same] == [getattr(chosen, name) for name in same]
+    elsewhere = {"replicas", "autoscaling", "encryption_key"}  # below `deployments`, and nowhere
+    assert settings.model_dump(exclude=elsewhere) == chosen.model_dump(exclude=elsewhere)
 
 
 OWN = """[
@@ -93,18 +90,12 @@ def test_models_with_replicas_of_their_own_are_deployments_of_their_own(spec, tm
     assert own["rare"]._bound_deployment._deployment_config.autoscaling_config.min_replicas == 0
 
 
-def test_replicas_that_only_pass_on_reserve_next_to_nothing():
-    settings = ServiceSettings(models=[{"name": "a", "bundle": "b", "replicas": 1}], cpus=4)
-    assert 0 < scaling(settings)["ray_actor_options"]["num_cpus"] < 1
-    assert scaling(settings, "a")["ray_actor_options"]["num_cpus"] == 4
-
-
 def test_bundles_that_are_seen_from_here_are_verified_and_others_told(spec, tmp_path, caplog):
     (tmp_path / "empty").mkdir()
     models = f"[{{name: a, bundle: {tmp_path}/empty}}, {{name: b, bundle: /models/elsewhere}}]"
     with pytest.raises(SpecError, match="not a bundle"):
-        serve_build.run({"spec": str(spec), "overrides": [f"serve.models={models}"]}, None)
-    serve_build.run({"models": ["b=/models/elsewhere"]}, str(tmp_path / "out.yaml"))
+        serve_build.run(spec=str(spec), overrides=[f"serve.models={models}"])
+    serve_build.run(str(tmp_path / "out.yaml"), models=["b=/models/elsewhere"])
     assert "/models/elsewhere" in caplog.text and "Not verified" in caplog.text
 
 
@@ -124,43 +115,58 @@ def test_without_a_file_it_is_printed(spec):
     assert yaml.safe_load(ended.stdout)["applications"][0]["args"]["models"] == [{"bundle": "/b", "name": "a"}]
 
 
+def test_it_is_a_verb_of_its_own_with_its_own_options(spec):
+    verbs = typer.main.get_command(app).commands
+    build, serve = ({each.name for each in verbs[name].params} for name in ("serve build", "serve"))
+    assert (build - serve, serve - build) == ({"out"}, {"address", "proxy"})
+    explained = CliRunner().invoke(app, ["serve", "build", "--help"])
+    assert explained.exit_code == 0 and "--out" in explained.stdout and "serve build [OPTIONS]" in explained.stdout
+    listed = CliRunner().invoke(app, ["--help"]).stdout
+    assert "serve build" in listed
+    assert CliRunner().invoke(app, ["serve", "-e", str(spec), "build"]).exit_code == 2, "an override that is none"
+
+
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_a_file_for_other_machines_without_keys_is_warned_of(tmp_path, caplog, host, warned):
+    serve_build.run(str(tmp_path / "out.yaml"), models=["a=/b"], host=host)
+    assert ("without keys" in caplog.text) is warned
+
+
+@pytest.mark.parametrize("keyless", [True, False])
+def test_a_replica_says_once_in_its_log_that_it_asks_for_no_key(tmp_path, monkeypatch, caplog, keyless):
+    monkeypatch.setattr("serve.loading.open_models", lambda *_: None)
+    monkeypatch.setattr("serve.app._log_like_ray_serve", lambda: None)
+    add_key(str(tmp_path / "keys.txt"), "line-3")
+    given = {} if keyless else {"keys_file": str(tmp_path / "keys.txt")}
+    Inspection(ServiceSettings(models=[{"name": "a", "bundle": "b"}], **given))
+    assert caplog.text.count("No API keys") == keyless
+
+
 def test_settings_reach_the_deployment():
     models = [{"name": "a", "bundle": "b"}]
     deployment = build(ServiceSettings(models=models, replicas=3, cpus=2))._bound_deployment
     assert (deployment.num_replicas, deployment.ray_actor_options["num_cpus"]) == (3, 2)
-    scaled = ServiceSettings(models=models, autoscaling=Autoscaling(min_replicas=0, max_replicas=9))
+    scaled = ServiceSettings(models=models, autoscaling={"min_replicas": 0, "max_replicas": 9})
     config = build(scaled)._bound_deployment._deployment_config
     assert (config.autoscaling_config.min_replicas, config.autoscaling_config.max_replicas) == (0, 9)
     assert config.graceful_shutdown_timeout_s > scaled.limits.request_seconds
 
 
 @pytest.mark.parametrize(
-    ("ongoing", "running", "wanted"),
-    [(0, 1, 1), (8, 1, 1), (30, 1, 4), (1000, 4, 6), (16, 4, 2), (0, 6, 1)],
-)
-def test_replicas_follow_the_load(ongoing, running, wanted):
-    scaling = Autoscaling(min_replicas=1, max_replicas=6, target_ongoing_requests=8)
-    config = AutoscalingConfig(**scaling.model_dump())
-    now = SimpleNamespace(
-        config=config, current_num_replicas=running, target_num_replicas=running, total_num_requests=ongoing
-    )
-    desired, _ = _core_replica_queue_length_policy(now)
-    replicas = _apply_scaling_factors(desired, running, config)
-    assert min(max(replicas, scaling.min_replicas), scaling.max_replicas) == wanted
-
-
-@pytest.mark.parametrize(
     "models",
     [
-        [{"name": "a", "bundle": "b", "replicas": 2, "autoscaling": {}}],
+        [],
+        [{"name": "a", "bundle": "b", "replicas": 2, "autoscaling": {"max_replicas": 2}}],
         [{"name": "a", "bundle": "b"}, {"name": "a", "bundle": "c", "traffic": 0.5, "replicas": 2}],
         [{"name": ".", "bundle": "b"}],
+        [{"name": "a", "bundle": "b", "gpus": 1}],
         [{"name": f"m{n}", "bundle": "b"} for n in range(5)],
     ],
 )
 def test_contradictions_in_a_file_written_by_hand_are_refused_too(models):
-    with pytest.raises(ValueError, match=r"both replicas|of the one that answers|URL|a batch of every model"):
-        ServiceSettings(models=models)
+    refused = r"at least 1 item|both replicas|model that answers|URL|shares the replicas|no batch could fill"
+    with pytest.raises(ValueError, match=refused):
+        ServiceSettings(models=models, max_ongoing_requests=64)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +179,9 @@ def test_contradictions_in_a_file_written_by_hand_are_refused_too(models):
         ("serve.models=[{name: a, bundle: b}, {name: a, bundle: c, traffic: 0.5, replicas: 2}]", "serve.models"),
         ("serve.models=[{name: a, bundle: b, replicas: 2, autoscaling: {max_replicas: 3}}]", "serve.models"),
         ("serve.models=[{name: a, bundle: b, autoscaling: {min_replicas: 0}}]", "serve.models"),
+        ("serve.models=[{name: a, bundle: b, max_replicas_per_node: 1}]", "serve.models"),
+        ("serve.models=[{name: a, bundle: b}, {name: a, bundle: c, traffic: 0.5, resources: {x: 1}}]", "serve.models"),
+        ("serve.gpus=2", "serve.gpus"),
         ("serve.models=[{name: a, bundle: b, autoscaling: {min_replicas: 3, max_replicas: 2}}]", "serve.models"),
     ],
 )

@@ -185,6 +185,33 @@ def test_bodies_are_limited_before_they_are_passed_on(app_of, remotes, handle, p
     assert handle.asked == []
 
 
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("path", "length", "known", "unknown"),
+    [("inspect", MIB, 1, 1), ("goldens/R1", 9, 1, 1), ("inspect_batch", 2 * MIB, 2, 4), ("infer", MIB // 2, 4, 8)],
+)
+def test_a_request_takes_as_many_places_as_its_body_and_here_as_where_it_is_answered(
+    app_of, load, remotes, path, length, known, unknown
+):
+    """Of a body that does not say how long it is, as many as the largest would take."""
+
+    def client(*models, **more):
+        return TestClient(app_of(*models, inspections=20, request_bytes=MIB, batch_bytes=4 * MIB, **more))
+
+    method, url = ("PUT" if "/" in path else "POST"), f"{'/v2/models/pcb' if path == 'infer' else PCB}/{path}"
+    fused = client(load("pcb", Source(bundle="/good")))
+    passing = client(remotes=remotes)
+    service = passing.app.state.service
+    for each, admission in ((fused, fused.app.state.service.admission), (passing, service.uploads["pcb"])):
+        for places, body in ((known, length.to_bytes(length, "big")), (unknown, None)):
+            with admission.hold(21 - places):
+                assert each.request(method, url, content=body or iter([b"x"])).status_code == 503
+            with admission.hold(20 - places):
+                assert each.request(method, url, content=body or iter([b"x"])).status_code in (415, 422)
+
+
 def test_swap_rollback_and_shadow_go_the_same_way(client, picture, handle):
     assert client.post(f"{PCB}/swap", json={"bundle": "/strict"}).json()["version"] == "strict"
     assert inspect(client, picture).json()["version"] == "strict"
@@ -209,8 +236,11 @@ def test_a_replica_that_dies_is_replaced_by_another(client, picture, handle):
 @pytest.mark.parametrize("path", [f"{PCB}/swap", f"{PCB}/rollback"])
 def test_what_may_happen_only_once_is_not_asked_again(client, handle, path):
     handle.failures = [died()]
-    assert client.post(path, json={"bundle": "/strict"}).status_code == 503
+    broken = client.post(path, json={"bundle": "/strict"})
+    assert broken.status_code == 500 and broken.json()["type"].endswith("broken-off")
     assert len(handle.asked) == 1
+    handle.failures = [DeploymentUnavailableError("pcb")]
+    assert client.post(path, json={"bundle": "/strict"}).status_code == 503, "nothing was begun"
 
 
 @pytest.mark.parametrize(

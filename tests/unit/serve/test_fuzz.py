@@ -1,12 +1,21 @@
 """Whatever is sent, the service answers, and never with a crash."""
 
 import asyncio
+import json
 import time
 
 import pytest
 import schemathesis
+from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+
+from serve.keys import KeyRing, add_key
+from serve.model_state import StateFiles
+from serve.settings import Source
+from serve.tensors import HEADER_LENGTH
 
 MIME = "multipart/form-data; boundary=edge"
 
@@ -21,19 +30,69 @@ def answered(response):
         assert response.json()["status"] == response.status_code
 
 
+@pytest.fixture
+def keys(tmp_path):
+    """What a client may write behind `Authorization`."""
+    file = str(tmp_path / "keys.txt")
+    given = [add_key(file, "ops", admin=True), add_key(file, "line"), "cn_wrong"]
+    return file, [f"Bearer {key}" for key in given]
+
+
+@pytest.fixture
+def whole(app_of, models, load, keys, tmp_path):
+    """A service that can do all there is: bundles to swap, a registry, keys, names of its own."""
+    files = StateFiles(str(tmp_path / "state"))
+    served = {**models, "pcb": load("pcb", Source(bundle="/good"))}
+    app = app_of(*served.values(), load=load, files=files, keys=KeyRing(keys[0]))
+    return TestClient(app, raise_server_exceptions=False)
+
+
+SERVED = {
+    "model": ["pcb", "pcb", "lights", "goldens"],
+    "golden_id": ["R1", "R2"],
+    "version": ["good", "strict", "0123456789ab"],
+}
+BUNDLES = ["/good", "/strict", "/broken"]
+OPERATIONS = 21
+CHANGES = (
+    ("POST", "swap", {"bundle": "/strict"}),
+    ("POST", "rollback", None),
+    ("PUT", "shadow", {"bundle": "/strict", "traffic": 0.5}),
+    ("POST", "swap", {"bundle": "/strict"}),
+)
+
+
 @pytest.mark.slow
-def test_every_request_of_the_interface_is_answered(client):
-    described = schemathesis.openapi.from_asgi("/openapi.json", client.app)
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_every_request_of_the_interface_is_answered(whole, keys, mode):
+    authorised = {"Authorization": keys[1][0]}
+    document = whole.get("/openapi.json", headers=authorised).json()
+    described = schemathesis.openapi.from_dict(document)
+    described.app = whole.app
     operations = [found.ok() for found in described.get_all_operations()]
-    assert len(operations) >= 5
+    assert len(operations) == OPERATIONS
+    # What changes a model is no dead end: there is something to swap, to go back to, and to look at.
+    for method, change, body in CHANGES:
+        assert whole.request(method, f"/v1/models/pcb/{change}", json=body, headers=authorised).status_code == 200
     for operation in operations:
+        try:
+            strategy = operation.as_strategy(generation_mode=mode)
 
-        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(case=operation.as_strategy())
-        def answer(case):
-            answered(case.call())
+            @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+            @given(case=strategy, data=st.data())
+            def answer(case, data):
+                draw = data.draw
+                for name, known in SERVED.items():
+                    if name in (case.path_parameters or {}) and draw(st.integers(0, 4)):
+                        case.path_parameters[name] = draw(st.sampled_from(known))
+                if isinstance(case.body, dict) and "bundle" in case.body and draw(st.integers(0, 3)):
+                    case.body.update(bundle=draw(st.sampled_from(BUNDLES)), version=None)
+                key = keys[1][0] if draw(st.integers(0, 5)) else draw(st.sampled_from([*keys[1][1:], ""]))
+                answered(case.call(headers={"Authorization": key}))
 
-        answer()
+            answer()
+        except Unsatisfiable:
+            assert mode is GenerationMode.NEGATIVE, "nothing can be wrong with it"
 
 
 def multipart(parts):
@@ -71,18 +130,82 @@ def contents(draw):
 parts = st.lists(st.tuples(heads, contents() | st.binary(max_size=60)), max_size=6)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+part_names = st.sampled_from(["test", "golden", "a", "gone", ""])
+pictures = st.dictionaries(st.sampled_from(["", "Solder", "White"]), part_names, max_size=3)
+rows = st.fixed_dictionaries(
+    {"id": st.sampled_from(["1", "2", "3"]), "test": pictures},
+    optional={
+        "golden": pictures | st.lists(pictures, max_size=4),
+        "golden_id": st.sampled_from(["R1", ".", "\ud800", "x" * 200]),
+        "threshold": st.floats() | st.just("high"),
+        "more": st.none(),
+    },
+)
+manifests = st.lists(rows, max_size=4).map(json.dumps).map(str.encode) | st.binary(max_size=20) | st.just(b"[" * 10_000)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     parts=parts,
+    manifest=manifests | st.none(),
     model=st.sampled_from(["pcb", "lights", "goldens"]),
+    route=st.sampled_from([("POST", "inspect"), ("POST", "inspect_batch"), ("PUT", "goldens/R1")]),
     cut=st.integers(0, 400) | st.none(),
-    data=st.data(),
 )
-def test_no_form_crashes_the_service(client, parts, model, cut, data):
+def test_no_form_crashes_the_service(client, parts, manifest, model, route, cut):
+    method, end = route
+    if manifest is not None:
+        parts = [(b'Content-Disposition: form-data; name="manifest"', manifest), *parts]
     body = multipart(parts)[:cut]
-    chunk = data.draw(st.sampled_from([1, 7, 1000, 1 << 20]))
-    pieces = (body[at : at + chunk] for at in range(0, len(body), chunk))
-    answered(client.post(f"/v1/models/{model}/inspect", content=pieces, headers={"content-type": MIME}))
+    answered(client.request(method, f"/v1/models/{model}/{end}", content=body, headers={"content-type": MIME}))
+
+
+whole_numbers = st.integers(-1, 9) | st.sampled_from([2, 3, 8, 192, 768, 2**31, 2**62, 2**64, 10**40])
+numbers = st.lists(st.floats() | st.integers() | st.none() | st.text(max_size=3) | st.just([1]), max_size=9)
+good_shape = st.just([2, 3, 8, 8])
+tensors = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(["input_1", "input_2", "x"]),
+        "shape": good_shape | st.lists(whole_numbers, max_size=9),
+        "datatype": st.sampled_from(["FP32", "FP32", "INT8"]),
+    },
+    optional={
+        "data": st.just([0.5] * 384) | numbers,
+        "parameters": st.fixed_dictionaries({}, optional={"binary_data_size": st.just(1536) | whole_numbers}),
+    },
+)
+outputs = st.fixed_dictionaries(
+    {"name": st.sampled_from(["output", "x"])},
+    optional={"parameters": st.fixed_dictionaries({"binary_data": st.booleans() | st.just(3)})},
+)
+inferences = st.fixed_dictionaries(
+    {"inputs": st.lists(tensors, min_size=1, max_size=3)},
+    optional={
+        "id": st.text(max_size=5) | st.integers(),
+        "outputs": st.lists(outputs, max_size=2),
+        "parameters": st.fixed_dictionaries({"binary_data_output": st.booleans()}),
+    },
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    inference=inferences,
+    rest=st.binary(max_size=20) | st.sampled_from([b"\0" * 1536, b"\xff" * 3072]),
+    length=st.sampled_from([None, "", "-1", "1" * 5000, "\u00b2", "1e3", "0", "9" * 18]) | st.integers(0, 500).map(str),
+    right=st.booleans(),
+)
+def test_no_tensors_crash_the_service(client, inference, rest, length, right):
+    head = json.dumps(inference).encode()
+    given_length = str(len(head)) if right else length
+    headers = {} if given_length is None else {HEADER_LENGTH: given_length.encode("latin-1")}
+    answered(client.post("/v2/models/pcb/infer", content=head + rest, headers=headers))
+
+
+@pytest.mark.parametrize("size", ["1" * 5000, "\u00b2", "", "-5", "x"])
+def test_a_length_that_is_none_is_no_crash(client, size):
+    headers = {"content-length": size.encode("latin-1"), "content-type": MIME}
+    answered(client.post("/v1/models/pcb/inspect", content=b"x", headers=headers))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from ray_jobs.listening import free_port
 from ray_jobs.serve import run
 from ray_jobs.tls import Tls
 from serve import haproxy
+from serve.resending import ATTEMPTS, KEPT_BYTES
 
 pytestmark = pytest.mark.skipif(haproxy.program() is None, reason="HAProxy is there for Linux only")
 
@@ -41,20 +42,29 @@ HAProxyApi(HAProxyConfig(http_options=options), backends, file)._generate_config
 
 
 class Replica(BaseHTTPRequestHandler):
-    """Answers with the body; a POST kills it first, where it is mortal."""
+    """Answers with the body; a POST kills it first, as often as it is mortal."""
 
     def do_GET(self):
         self.answer(b"")
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = b"".join(self.parts())
         self.server.asked.append(self.path)
         if self.server.mortal:
-            self.server.mortal = False
+            self.server.mortal -= 1
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return
         self.answer(body)
+
+    def parts(self):
+        if "Content-Length" in self.headers:
+            yield self.rfile.read(int(self.headers["Content-Length"]))
+            return
+        while length := int(self.rfile.readline(), 16):
+            yield self.rfile.read(length)
+            self.rfile.readline()
+        self.rfile.readline()
 
     def answer(self, body):
         self.send_response(200)
@@ -77,9 +87,10 @@ def replica(*, mortal):
 
 
 @contextmanager
-def in_front(folder: Path, *replicas, seconds=30):
-    """Run HAProxy as Ray does, and give its URL and process."""
-    variables = haproxy.environment(folder, haproxy.program(), ports=PORTS, request_seconds=seconds)
+def in_front(folder: Path, *replicas, seconds=30, proxy=None):
+    """Run HAProxy as Ray does, and give its URL and process; `proxy` takes the place of Ray Serve's."""
+    ports = PORTS._replace(fallback=proxy.server_port) if proxy else PORTS
+    variables = haproxy.environment(folder, haproxy.program(), ports=ports, request_seconds=seconds)
     port, file = free_port(), variables["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]
     ports = json.dumps([each.server_port for each in replicas])
     environment = {**os.environ, **variables}
@@ -102,7 +113,7 @@ def listens(host, port):
         return probe.connect_ex((host, port)) == 0
 
 
-@pytest.mark.parametrize("size", [5, 1_000_000])
+@pytest.mark.parametrize("size", [5, haproxy.BODY_BYTES])
 def test_what_a_replica_had_begun_when_it_died_goes_to_another_one(tmp_path, size):
     with replica(mortal=True) as first, replica(mortal=True) as second, replica(mortal=False) as third:
         with in_front(tmp_path, first, second, third) as (url, _):
@@ -113,21 +124,78 @@ def test_what_a_replica_had_begun_when_it_died_goes_to_another_one(tmp_path, siz
         assert first.asked and second.asked and len(third.asked) == 3 - len(first.asked[1:]) - len(second.asked[1:])
 
 
-@pytest.mark.parametrize("verb", ["swap", "rollback"])
+BOARD = 3 << 20
+
+
+@pytest.mark.parametrize(
+    ("size", "announced", "kept"), [(BOARD, True, True), (BOARD, False, False), (KEPT_BYTES + 1, True, False)]
+)
+def test_what_says_that_it_has_some_megabytes_goes_to_the_proxy_that_keeps_it(tmp_path, size, announced, kept):
+    body = os.urandom(size)
+    with replica(mortal=0) as only, replica(mortal=0) as proxy, in_front(tmp_path, only, proxy=proxy) as (url, _):
+        content = body if announced else (body[at : at + 100_000] for at in range(0, size, 100_000))
+        answer = httpx.post(f"{url}/v1/models/pcb/inspect_batch", content=content, timeout=60)
+        assert answer.status_code == 200 and answer.content == body
+        assert (len(proxy.asked), len(only.asked)) == (kept, not kept)
+
+
+def test_where_that_proxy_is_away_a_board_that_breaks_off_is_503(tmp_path):
+    with replica(mortal=True) as dies, in_front(tmp_path, dies) as (url, _):
+        time.sleep(2)  # until it is known to be away
+        sent = httpx.post(f"{url}/v1/models/pcb/inspect_batch", content=b"x" * BOARD, timeout=30)
+        assert to_be_sent_again(sent) and len(dies.asked) == 1
+        sent = httpx.post(f"{url}/v1/models/pcb/inspect_batch", content=b"x" * BOARD, timeout=30)
+        assert sent.status_code == 200
+
+
+def test_a_board_whose_proxy_dies_is_503(tmp_path):
+    with (
+        replica(mortal=False) as only,
+        replica(mortal=True) as proxy,
+        in_front(tmp_path, only, proxy=proxy) as (url, _),
+    ):
+        sent = httpx.post(f"{url}/v1/models/pcb/inspect_batch", content=b"x" * BOARD, timeout=30)
+        assert to_be_sent_again(sent) and not only.asked
+
+
+def test_a_request_whose_replicas_all_die_is_503(tmp_path):
+    with replica(mortal=9) as one, replica(mortal=9) as two, in_front(tmp_path, one, two) as (url, _):
+        assert to_be_sent_again(httpx.post(f"{url}/v1/models/pcb/inspect", content=b"x", timeout=30))
+        assert len(one.asked + two.asked) == ATTEMPTS + 1
+
+
+def to_be_sent_again(answer):
+    assert answer.status_code == 503 == answer.json()["status"]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["type"].endswith("no-replica") and "frame-ancestors" in str(answer.headers)
+    return answer.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("verb", ["swap", "rollback", "roll%62ack"])
 def test_changes_of_a_model_are_never_sent_twice(tmp_path, verb):
-    with replica(mortal=True) as first, replica(mortal=True) as second:
-        with in_front(tmp_path, first, second) as (url, _):
-            answer = httpx.post(f"{url}/v1/models/pcb/{verb}", content=b"{}", timeout=30)
-            assert answer.status_code == 500 and answer.json()["type"].endswith("broken-off")
-        assert len(first.asked + second.asked) == 1
+    with replica(mortal=True) as only, replica(mortal=True) as proxy, in_front(tmp_path, only, proxy=proxy) as (url, _):
+        answer = httpx.post(f"{url}/v1/models/pcb/{verb}", content=b"{}", timeout=30)
+        assert answer.status_code == 500 and answer.json()["type"].endswith("broken-off")
+        assert "retry-after" not in answer.headers
+        assert len(proxy.asked) == 1 and not only.asked
+
+
+def test_a_change_that_was_not_begun_may_be_sent_again(tmp_path):
+    with replica(mortal=False) as only, in_front(tmp_path, only) as (url, _):
+        assert to_be_sent_again(httpx.post(f"{url}/v1/models/pcb/rollback", timeout=30)) and not only.asked
+
+
+def raw(url, sent):
+    with socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as client:
+        client.sendall(sent)
+        client.settimeout(30)
+        return client.recv(1 << 16)
 
 
 def test_without_replicas_clients_are_told_to_try_again(tmp_path):
     with in_front(tmp_path) as (url, _):
         answer = httpx.get(f"{url}/v1/models")
-    assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["type"].endswith("no-replica")
+    assert to_be_sent_again(answer)
 
 
 def test_a_replica_that_is_gone_is_no_fault_of_the_request(tmp_path):
@@ -138,14 +206,8 @@ def test_a_replica_that_is_gone_is_no_fault_of_the_request(tmp_path):
 
 
 def test_a_request_that_does_not_arrive_is_a_problem(tmp_path):
-    with (
-        replica(mortal=False) as only,
-        in_front(tmp_path, only, seconds=1) as (url, _),
-        socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as client,
-    ):
-        client.sendall(b"POST /v1/models/pcb/inspect HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
-        client.settimeout(30)
-        answer = client.recv(1 << 16)
+    with replica(mortal=False) as only, in_front(tmp_path, only, seconds=1) as (url, _):
+        answer = raw(url, b"POST /v1/models/pcb/inspect HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
     assert answer.startswith(b"HTTP/1.1 408 ") and b"problem:timeout" in answer
     assert not only.asked
 

@@ -1,12 +1,17 @@
 """What clients get for right and wrong requests, without Ray."""
 
+import asyncio
 import json
 import logging
 import time
+import tracemalloc
 
 import pytest
+from fastapi import Request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from serve.form import read_parts
 
 V2_ROUTES = ("", "/ready", "/infer")
 
@@ -82,7 +87,8 @@ def test_all_wrong_fields_are_told_at_once(client, picture):
 
 def test_golden_and_golden_id_exclude_each_other(client, picture):
     files = {"test": picture(), "golden": picture()}
-    problem(post(client, files, data={"golden_id": "R1"}), 422, "wrong-fields")
+    found = problem(post(client, files, data={"golden_id": "R1"}), 422, "wrong-fields")
+    assert found["problems"] == ["send golden pictures or golden_id, not both"]
 
 
 def test_an_unregistered_golden_is_404(client, picture):
@@ -274,3 +280,20 @@ def test_no_body_crashes_the_service(client, body, head, tail):
     response = client.post("/v1/models/pcb/inspect", content=head + body + tail, headers=headers)
     assert 400 <= response.status_code < 500
     assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_a_body_is_in_memory_once():
+    part, parts = bytes(1 << 20), 24
+    head = b'--x\r\nContent-Disposition: form-data; name="p%d"; filename="a"\r\n\r\n'
+    chunks = iter([piece for number in range(parts) for piece in (head % number, part, b"\r\n")] + [b"--x--\r\n"])
+
+    async def receive():
+        chunk = next(chunks)
+        return {"type": "http.request", "body": chunk, "more_body": chunk != b"--x--\r\n"}
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"multipart/form-data; boundary=x")]}
+    tracemalloc.start()
+    uploads, _ = asyncio.run(read_parts(Request(scope, receive), fields=()))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(uploads) == parts and most < 1.4 * parts * len(part)

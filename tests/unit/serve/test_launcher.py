@@ -77,6 +77,14 @@ def test_models_of_the_spec_and_of_the_options_come_together(tmp_path):
     assert not (tmp_path / "results").exists(), "nothing is written for a service that cannot start"
 
 
+def test_models_of_the_options_must_fit_the_spec_too(tmp_path):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("serve: {max_ongoing_requests: 16, models: [{name: a, bundle: /a}]}\n")
+    assert choose(spec=str(spec)).settings.limits.inspections == 16
+    with pytest.raises(SpecError, match="2 models"):
+        choose(spec=str(spec), models=["b=/b"])
+
+
 @pytest.mark.parametrize(
     ("address", "remote"),
     [

@@ -1,5 +1,6 @@
 """What the service counts."""
 
+import asyncio
 import dataclasses
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from serve.drift import LEAST
 from serve.metrics import INSTRUMENTS, Metrics
+from serve.middleware import Envelope
 
 
 class Records:
@@ -82,6 +84,20 @@ def test_drift_is_told_for_each_version(models, records):
         metrics.decision("pcb", "new", description=description, score=0.9, prediction="FAIL")
     ((index, tags),) = records.of("changenet_score_drift")
     assert tags == {"model": "pcb", "version": "new"} and index >= 0
+    for _ in range(2):
+        metrics.retired("pcb", "new")
+    assert records.of("changenet_score_drift")[1:] == [(0.0, tags)], "an alarm of what answers no more would never end"
+
+
+def test_a_client_that_goes_is_counted_as_such(records):
+    async def leaves(*_):
+        raise asyncio.CancelledError
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [], "state": {}}
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(Envelope(leaves, Metrics(records))(scope, None, None))
+    ((_, tags),) = records.of("changenet_requests")
+    assert tags["status"] == "499"
 
 
 def test_every_metric_is_documented():

@@ -66,7 +66,7 @@ def test_bytes_in_bytes_out(client):
     assert short.status_code == 422
     long = client.post(f"{URL}/infer", content=content + b"1234", headers={HEADER: str(len(head))})
     assert long.status_code == 422
-    for wrong in ("-1", "x", str(len(content) + 1)):
+    for wrong in ("-1", "x", "", "1" * 5000, "\u00b2".encode("latin-1"), str(len(content) + 1)):
         assert client.post(f"{URL}/infer", content=content, headers={HEADER: wrong}).status_code == 400
 
 
@@ -77,6 +77,8 @@ def test_bytes_in_bytes_out(client):
         lambda body: body["inputs"][0].update(name="input_3"),
         lambda body: body["inputs"][0].update(datatype="FP16"),
         lambda body: body["inputs"][0].update(shape=[2, 3, 8, 9]),
+        lambda body: body["inputs"][0].update(shape=[0, 2**62, 2**62], data=[]),
+        lambda body: body["inputs"][0].update(shape=[10**30]),
         lambda body: body["inputs"][0].update(shape=[2, 8, 8, 3]),
         lambda body: body["inputs"][0].update(shape=[2, 3, -8, -8]),
         lambda body: body["inputs"][0].update(data=["x"] * 384),
@@ -103,3 +105,22 @@ def test_what_is_no_request_is_refused(client, body):
 
 def test_a_compressed_body_is_refused(client):
     assert infer(client, request_of(*pair()), headers={"content-encoding": "gzip"}).status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "limits", "status"),
+    [
+        ("GET", "/v2/nowhere", {}, 404),
+        ("DELETE", "/v2", {}, 405),
+        ("GET", "/v2/models/nope", {}, 404),
+        ("POST", "/v2/models/pcb/infer", {"request_bytes": 1}, 413),
+    ],
+)
+def test_every_error_has_the_member_that_its_clients_read(client_of, method, path, limits, status):
+    answer = client_of(**limits).request(method, path, content=b"{}")
+    assert answer.status_code == status
+    assert answer.json()["error"] == answer.json()["detail"]
+
+
+def test_elsewhere_errors_have_no_such_member(client):
+    assert "error" not in client.get("/v2x").json()

@@ -1,18 +1,26 @@
 """Another bundle takes over, goes back, runs in the shadow; replicas follow each other."""
 
 import asyncio
+import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from fastapi import Response
 from fastapi.testclient import TestClient
 
+from changenet import storage
 from changenet.errors import CheckpointError
+from serve.admin import _made
 from serve.app import Inspection, ModelReplica
 from serve.inspector import ServedModel
 from serve.loading import _open
-from serve.model_state import StateFiles
+from serve.model_state import ModelState, StateFiles, failure_of
 from serve.settings import ModelSettings, ServiceSettings, Source
+from serve.shadow import Tally
+from serve.tallies import Tallies
 
 V1 = "/v1/models/pcb"
 
@@ -21,9 +29,9 @@ V1 = "/v1/models/pcb"
 def replica(app_of, load, tmp_path):
     """Makes the client of one more replica."""
 
-    def make():
+    def make(folder=str(tmp_path / "state"), **limits):
         model = load("pcb", Source(bundle="/good"))
-        return TestClient(app_of(model, load=load, files=StateFiles(str(tmp_path / "state"))))
+        return TestClient(app_of(model, load=load, files=StateFiles(folder), **limits))
 
     return make
 
@@ -56,6 +64,15 @@ def test_another_bundle_takes_over_and_goes_back(replica, picture):
     assert client.post(f"{V1}/rollback").json()["version"] == "good"
     assert inspect(client, picture)["prediction"] == "PASS"
     assert client.post(f"{V1}/rollback").json()["version"] == "strict"
+
+
+def test_what_drifted_goes_with_its_version(replica, monkeypatch):
+    gone = []
+    monkeypatch.setattr("serve.metrics.Metrics.retired", lambda _, *names: gone.append(names))
+    client = replica()
+    for bundle in ("/strict", "/strict", "/good"):
+        client.post(f"{V1}/swap", json={"bundle": bundle})
+    assert gone == [("pcb", "good"), ("pcb", "strict")]
 
 
 def test_the_same_bundle_twice_leaves_the_one_before_to_go_back_to(replica):
@@ -114,7 +131,7 @@ def test_a_replica_that_cannot_follow_says_so_and_goes_on(replica, load, picture
     keeper._load_now = load
     follow(other)
     assert inspect(other, picture)["version"] == "good", "not tried again at once"
-    slot.tried = (slot.tried[0], 0.0)
+    slot.retry_at = 0.0
     follow(other)
     assert inspect(other, picture)["version"] == "strict" and listed(other)["behind"] is None
 
@@ -126,7 +143,7 @@ def test_a_start_whose_bundle_is_gone_goes_back_to_the_one_before(replica, load,
     state = files.read("pcb")
     files.write("pcb", state.changed(active=Source(bundle="/gone")))
     slot = _open("pcb", state.configured, load, files)
-    assert slot.active.version == "good" and "/gone" in slot.failure
+    assert slot.active.version == "good" and "/gone" in slot.behind
     with pytest.raises(CheckpointError, match="no such folder"):
         _open("pcb", (ModelSettings(name="pcb", bundle="/gone"),), load, None)
 
@@ -188,8 +205,10 @@ def test_requests_under_way_end_with_the_model_they_began_with(replica):
     assert asyncio.run(old.queue.run(lambda: "alive")) == "alive"
 
 
-def test_a_shadow_sees_its_share_and_nobody_sees_it(replica, picture):
-    with replica() as client:
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_a_shadow_sees_its_share_and_nobody_sees_it(replica, picture, tmp_path, place):
+    folder = f"memory://{tmp_path.name}/state" if place == "memory" else str(tmp_path / "state")
+    with replica(folder) as client:
         assert client.get(f"{V1}/shadow").status_code == 404
         assert client.put(f"{V1}/shadow", json={"bundle": "/strict"}).json()["shadow"] == "strict"
         inspect(client, picture, threshold="0.3")  # says nothing about either model's own
@@ -200,7 +219,7 @@ def test_a_shadow_sees_its_share_and_nobody_sees_it(replica, picture):
             time.sleep(0.02)
         assert (report["agreement"], report["only_candidate_fails"], report["mean_difference"]) == (0.0, 5, 0.0)
         assert (report["active"], report["candidate"], report["drift"]) == ("good", "strict", 0.0)
-        other = replica()
+        other = replica(folder)
         follow(other)
         while other.get(f"{V1}/shadow").json()["pairs"] < 5:  # what the first replica saw
             assert time.monotonic() < until
@@ -218,20 +237,203 @@ def test_a_shadow_sees_its_share_and_nobody_sees_it(replica, picture):
         assert client.put(f"{V1}/shadow", json={"bundle": "/broken"}).status_code == 422
 
 
+def until(seen, *, seconds=60):
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_two_changes_at_once_on_two_replicas_are_both_made_in_both(replica, load):
+    release = load.hold("/strict")
+    with replica() as one, replica() as other, ThreadPoolExecutor(1) as thread:
+        swap = thread.submit(one.post, f"{V1}/swap", json={"bundle": "/strict"})
+        until(lambda: listed(one)["trying"] == "/strict")
+        assert other.put(f"{V1}/shadow", json={"bundle": "/good"}).status_code == 200
+        release.set()
+        assert swap.result().status_code == 200
+        for each in (one, other):
+            until(lambda each=each: (listed(each)["version"], listed(each)["shadow"]) == ("strict", "good"))
+        assert listed(one) == listed(other)
+
+
+def test_of_two_changes_written_at_the_same_moment_the_last_one_counts_everywhere(replica, tmp_path):
+    files = StateFiles(str(tmp_path / "state"))
+    one, other = replica(), replica()
+    read = files.read("pcb") or slot_of(one).state  # both read it before either writes
+    assert one.post(f"{V1}/swap", json={"bundle": "/strict"}).status_code == 200
+    files.write("pcb", read.changed(failure=failure_of("/broken", "no such folder")))
+    for each in (one, other):
+        follow(each)
+        assert (listed(each)["version"], listed(each)["failure"]["bundle"]) == ("good", "/broken")
+
+
+def test_a_rollback_that_another_change_overtook_is_refused(replica, load):
+    one, other = replica(), replica()
+    one.post(f"{V1}/swap", json={"bundle": "/strict"})
+    release = load.hold("/good")
+    with ThreadPoolExecutor(1) as thread:
+        rollback = thread.submit(one.post, f"{V1}/rollback")
+        until(lambda: listed(one)["trying"] == "/good")
+        assert other.post(f"{V1}/swap", json={"bundle": "/strict", "engine": "torch"}).status_code == 200
+        release.set()
+        assert rollback.result().status_code == 409
+    assert listed(one)["version"] == "strict"
+
+
+def test_a_shadow_that_cannot_be_loaded_holds_nothing_up(replica, load):
+    one, other = replica(), replica()
+    one.put(f"{V1}/shadow", json={"bundle": "/strict", "traffic": 0.5})
+    load.gone.add("/strict")
+    follow(other)
+    assert listed(other)["shadow"] is None and "No shadow: /strict" in listed(other)["behind"]
+    threads = threading.active_count()
+    answer = other.post(f"{V1}/swap", json={"bundle": "/good", "engine": "torch"})
+    assert answer.status_code == 200 and "No shadow" in answer.json()["behind"]
+    loaded = len(load.loaded)
+    for _ in range(3):
+        slot_of(other).retry_at = 0.0
+        follow(other)
+    assert (len(load.loaded), threading.active_count()) == (loaded, threads), "what answers is not loaded again"
+    load.gone.clear()
+    slot_of(other).retry_at = 0.0
+    follow(other)
+    assert (listed(other)["shadow"], listed(other)["behind"]) == ("strict", None)
+
+
+def test_a_change_outlives_its_client_and_its_request(replica, load):
+    release = load.hold("/strict")
+    with replica(request_seconds=0.2) as client:
+        answer = client.post(f"{V1}/swap", json={"bundle": "/strict"})
+        assert answer.status_code == 202
+        assert (answer.json()["version"], answer.json()["trying"]) == ("good", "/strict")
+        assert client.delete(f"{V1}/shadow").status_code == 202, "one after the other"
+        release.set()
+        until(lambda: listed(client)["version"] == "strict" and listed(client)["trying"] is None)
+        load.hold("/broken").clear()
+        assert client.post(f"{V1}/swap", json={"bundle": "/broken"}).status_code == 202
+        load.hold("/broken").set()
+        until(lambda: listed(client)["failure"])
+
+
+def test_a_request_that_is_cancelled_does_not_cancel_its_change(replica, load):
+    release = load.hold("/strict")
+    client = replica()
+    keeper, slot = client.app.state.service.keeper, slot_of(client)
+
+    async def run():
+        change = keeper.swap(slot, Source(bundle="/strict"))
+        request = asyncio.create_task(_made(change, slot, client.app.state.service, Response()))
+        while not slot.trying:
+            await asyncio.sleep(0.01)
+        request.cancel()
+        release.set()
+        await change
+
+    asyncio.run(run())
+    assert slot.active.version == "strict"
+
+
+def test_a_folder_that_is_away_is_a_problem_and_nothing_changes(replica, picture, tmp_path):
+    client = replica()
+    (tmp_path / "state").write_text("a file where the folder should be")
+    threads = threading.active_count()
+    for _ in range(3):
+        answer = client.post(f"{V1}/swap", json={"bundle": "/strict"})
+        assert answer.status_code == 503 and answer.json()["type"].endswith("registry-away")
+        assert int(answer.headers["retry-after"]) > 0
+    assert client.post(f"{V1}/swap", json={"bundle": "/broken"}).status_code == 422
+    assert threading.active_count() == threads
+    assert inspect(client, picture)["version"] == "good" and listed(client)["failure"]["bundle"] == "/broken"
+    (tmp_path / "state").unlink()
+    assert client.post(f"{V1}/swap", json={"bundle": "/strict"}).status_code == 200
+
+
+def test_models_that_were_replaced_end(replica, picture):
+    with replica() as client:
+        client.app.state.service.keeper._close_after = 0.0
+        inspect(client, picture)
+        thread = slot_of(client).active.queue._thread
+        client.post(f"{V1}/swap", json={"bundle": "/strict"})
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_a_shadow_that_goes_while_its_report_is_made_is_no_crash(replica, load, monkeypatch):
+    client = replica()
+    client.put(f"{V1}/shadow", json={"bundle": "/strict"})
+    slot, read = slot_of(client), Tallies.read
+
+    def removed_meanwhile(tallies, model, compared):
+        slot.shadow = None
+        return read(tallies, model, compared)
+
+    monkeypatch.setattr(Tallies, "read", removed_meanwhile)
+    assert client.get(f"{V1}/shadow").json()["candidate"] == "strict"
+    assert client.get(f"{V1}/shadow").status_code == 404
+
+
+def test_what_was_counted_goes_with_the_shadow(replica, picture, tmp_path):
+    one, other = replica(), replica()
+    one.put(f"{V1}/shadow", json={"bundle": "/strict"})
+    follow(other)
+    for each in (one, other):
+        slot_of(each).shadow.unsaved = True
+        follow(each)
+    assert len(list(tmp_path.rglob("pcb.shadow/*/*.json"))) == 2
+    one.delete(f"{V1}/shadow")
+    slot_of(other).shadow.unsaved = True  # it has not heard yet
+    follow(other)
+    assert list(tmp_path.rglob("pcb.shadow/*")) == []
+
+
+def test_what_was_counted_may_go_while_it_is_read(tmp_path, monkeypatch):
+    tallies, names = Tallies(str(tmp_path)), storage.names_inside
+    tallies.write("pcb", "both", Tally(pairs=1))
+    monkeypatch.setattr(storage, "names_inside", lambda folder: [*names(folder), "gone.json"])
+    assert list(tallies.read("pcb", "both").values()) == [Tally(pairs=1)]
+
+
+def test_a_file_of_another_configuration_is_not_followed(load, keeper_of, tmp_path):
+    files = StateFiles(str(tmp_path))
+    old = (ModelSettings(name="pcb", bundle="/good"), ModelSettings(name="pcb", bundle="/good", traffic=0.5))
+    state = ModelState(configured=old, active=Source(bundle="/strict"))
+    files.write("pcb", state.changed())
+    keeper = keeper_of(load("pcb", Source(bundle="/good")), load=load, files=files)
+    asyncio.run(keeper.look(keeper.slots["pcb"]))
+    assert keeper.slots["pcb"].active.version == "good"
+
+
+def test_a_file_of_a_newer_version_is_refused_and_kept_and_one_of_the_first_is_read(replica, tmp_path):
+    client = replica()
+    client.post(f"{V1}/swap", json={"bundle": "/strict"})
+    (file,) = tmp_path.rglob("pcb.model.json")
+    newer = json.loads(file.read_text()) | {"format_version": 3, "unknown": 1}
+    file.write_text(json.dumps(newer))
+    follow(client)
+    assert "newer version" in listed(client)["behind"]
+    answer = client.post(f"{V1}/rollback")
+    assert answer.status_code == 409 and json.loads(file.read_text()) == newer
+    first = {name: value for name, value in newer.items() if name != "unknown"} | {"format_version": 1, "generation": 7}
+    file.write_text(json.dumps(first))
+    assert client.post(f"{V1}/rollback").json()["version"] == "good"
+
+
 @pytest.mark.parametrize(
     "traffic",
     [[0.5], [1.0, 1.0], [1.0, 0.5, 0.5]],
 )
 def test_a_name_has_one_bundle_that_answers(traffic):
     models = [{"name": "pcb", "bundle": "b", "traffic": share} for share in traffic]
-    with pytest.raises(ValueError, match="all the traffic"):
+    with pytest.raises(ValueError, match=r"twice|shadow"):
         ServiceSettings(models=models)
 
 
 def test_a_shadow_of_the_configuration_is_loaded(load):
     configured = (ModelSettings(name="pcb", bundle="/good"), ModelSettings(name="pcb", bundle="/strict", traffic=0.2))
     slot = _open("pcb", configured, load, None)
-    assert slot.shadow.traffic == 0.2 and slot.shadow.candidate.version == "strict"
+    assert slot.shadow.wanted.traffic == 0.2 and slot.shadow.candidate.version == "strict"
 
 
 def test_new_settings_of_batches_reach_models_that_are_loaded_later(replica):

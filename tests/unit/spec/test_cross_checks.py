@@ -33,6 +33,7 @@ EUCLIDEAN = "model.classify.difference_module=euclidean"
         (["dataset.classify.classes=[PASS, a, a]"], "dataset.classify.classes"),
         (["dataset.classify.classes=[PASS, FAIL, ERROR]"], "dataset.classify.classes"),
         (["dataset.classify.classes=[PASS, a]", EUCLIDEAN], "dataset.classify.classes"),
+        (["dataset.classify.classes=[PASS, defect]"], "dataset.classify.classes"),
         ([EUCLIDEAN, "dataset.classify.num_golden=2"], "dataset.classify.num_golden"),
         (
             ["dataset.classify.num_golden=2", "dataset.classify.image_width=112", "dataset.classify.image_height=96"],
@@ -58,6 +59,8 @@ EUCLIDEAN = "model.classify.difference_module=euclidean"
         (["model.backbone.pretrained_backbone_path=bundled"], "model.backbone.pretrained_backbone_path"),
         (["model.backbone.type=timm/x", "model.backbone.feat_downsample=true"], "model.backbone.feat_downsample"),
         (["dataset.classify.image_ext=png"], "dataset.classify.image_ext"),
+        (["evaluate={trt_engine: a.engine, engine: torch}"], "evaluate.engine"),
+        (["inference={trt_engine: a.engine, engine: onnxruntime}"], "inference.engine"),
         (["train.ray.num_workers=5"], "dataset.classify.batch_size"),
         (["train.ray.num_workers=[3, 2]"], "train.ray.num_workers"),
         (["quantize.mode=static_ptq"], "quantize.mode"),

@@ -29,6 +29,7 @@ NO_EFFECT = [
     ("export.gpu_id=1", "export.gpu_id"),
     ("export.format=xdl", "export.format"),
     ("gen_trt_engine.input_height=512", "gen_trt_engine.input_height"),
+    ("gen_trt_engine.tensorrt.workspace_size=8", "gen_trt_engine.tensorrt.workspace_size"),
     ("gen_trt_engine={batch_size: 4, tensorrt: {max_batch_size: 16}}", "gen_trt_engine.tensorrt.max_batch_size"),
     ("gen_trt_engine.tensorrt.calibration.cal_image_dir=[a]", "gen_trt_engine.tensorrt.calibration"),
     ("quantize.layers=[{module_name: '*', activations: {dtype: int8}}]", "quantize.layers[0].activations"),
@@ -66,6 +67,15 @@ def test_a_value_without_effect_is_exactly_one_warning(load, override: str, key:
 def test_keys_of_the_learnable_comparison_say_so_with_the_euclidean_one(load, overrides: list[str], key: str) -> None:
     (warning,) = load("", "model.classify.difference_module=euclidean", *overrides).warnings
     assert key in warning
+
+
+def test_a_vit_that_gives_a_vector_has_nothing_to_pool(load) -> None:
+    vit = ("model.backbone.type=vit_base_dinov3", "dataset.classify={image_width: 224, image_height: 224}")
+    euclidean = "model.classify.difference_module=euclidean"
+    (warning,) = load("", *vit, euclidean, "model.classify.head=pool").warnings
+    assert "model.classify.head" in warning
+    assert load("", *vit, euclidean, "model.classify.head=flatten").warnings == ()
+    assert load("", *vit, "model.classify.head=pool").warnings == ()
 
 
 def test_the_monitor_that_loses_is_named(load) -> None:

@@ -138,6 +138,7 @@ def test_no_section_is_lost_and_no_value_changes_without_a_comment(path: Path, m
                 show_path(modern_path(old_path)) in comments
                 or f"was {value}" in comments
                 or f"was {value!r}" in comments
+                or f"# {value} is " in comments
             )
         if modern_path(old_path) != old_path and not old_path[-1].isdigit():
             assert f"was {show_path(old_path)}" in comments

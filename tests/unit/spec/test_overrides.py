@@ -24,6 +24,9 @@ from changenet.spec.tree import get, parse_path, put, show_path
         ("a=b", "a=b"),
         ("/path/with spaces", "/path/with spaces"),
         ("${oc.env:HOME}/x", "${oc.env:HOME}/x"),
+        ("'/data/run #2'", "/data/run #2"),
+        ("/data/run#2", "/data/run#2"),
+        ("['a #b', c#]", ["a #b", "c#"]),
     ],
 )
 def test_values_are_yaml_in_flow_form(text: str, value: object) -> None:
@@ -34,6 +37,12 @@ def test_values_are_yaml_in_flow_form(text: str, value: object) -> None:
 def test_what_cannot_be_read_is_a_problem(problems, text: str) -> None:
     (line,) = problems("", text)
     assert line.startswith("command line")
+
+
+@pytest.mark.parametrize("value", ["/data/run #2", "#2", "'a' # b", "[1, 2] #3", "[1, 2 #3]"])
+def test_nothing_after_a_hash_is_lost(problems, value: str) -> None:
+    (line,) = problems("", f"results_dir={value}")
+    assert line.startswith("command line: ") and "not YAML" in line
 
 
 def test_later_overrides_win(load) -> None:

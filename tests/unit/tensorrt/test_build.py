@@ -205,21 +205,11 @@ def test_a_network_with_several_goldens_and_a_distance_become_engines(make_check
 
 
 @pytest.mark.slow
-def test_what_modelopt_quantized_becomes_engines(checkpoint, pairs) -> None:
-    pytest.importorskip("modelopt")
-    from changenet.export.graphs import assemble
-    from changenet.export.trace import TORCHSCRIPT_OPSET, trace_parts
-    from changenet.quantization import modelopt
-    from changenet.quantization.layers import candidates
-    from changenet.training.checkpoint import build_network
+@pytest.mark.parametrize("dtype", ["int8", "fp8_e4m3fn"])
+def test_what_modelopt_quantized_becomes_engines(checkpoint, pairs, round_by_modelopt, dtype: str) -> None:
+    from changenet.export.qdq import qdq_graphs
 
-    network = build_network(checkpoint)
-    layers = dict.fromkeys(candidates(network, modelopt.quantizable), "int8")
-    import torch
-
-    test, golden = (network.normalise(torch.from_numpy(pictures)) for pictures in pairs)
-    modelopt.quantize_layers(network, layers, lambda _: network(test, golden))
-    graphs = assemble(trace_parts(network, opset=TORCHSCRIPT_OPSET))
-    built = build_plans({name: graph.SerializeToString() for name, graph in graphs.items()}, ADA)
-    assert built.tag.precision == "int8"
+    _, rounded = round_by_modelopt(checkpoint, *pairs, dtype=dtype)
+    built = build_plans(qdq_graphs(rounded), ADA)
+    assert built.tag.precision == dtype.split("_")[0]
     assert len(built.plans) == 4

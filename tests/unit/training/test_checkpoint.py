@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import pytest
@@ -99,8 +100,22 @@ def test_missing_file_says_where(tmp_path: Path) -> None:
         load_checkpoint(str(tmp_path / "gone.pth"))
 
 
-def test_weights_that_do_not_fit_are_refused(saved: Checkpoint) -> None:
+def test_weights_that_do_not_fit_are_refused(saved: Checkpoint, tmp_path: Path) -> None:
     state = dict(saved.state)
     state.pop(next(iter(state)))
-    with pytest.raises(CheckpointError, match="do not fit"):
-        build_network(Checkpoint(saved.description, state))
+    path = str(tmp_path / "wrong.pth")
+    save_checkpoint(path, Checkpoint(saved.description, state))
+    with pytest.raises(CheckpointError, match=r"wrong\.pth: its weights do not fit"):
+        build_network(load_checkpoint(path))
+
+
+@pytest.mark.parametrize("key", [None, "horse staple"])
+def test_a_disk_that_takes_no_more_is_named_as_such(saved: Checkpoint, tmp_path: Path, key: str | None) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # bytes: less than the weights take
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_checkpoint(str(tmp_path / "a.pth"), saved, encryption_key=key)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from changenet.training.losses import contrastive_loss, make_loss
 def test_each_distance_meets_its_own_label() -> None:
     # The example of the faulty broadcast: TAO gives 1.91875 and a gradient that no label shapes.
     distance = torch.tensor([0.1, 1.5, 0.3, 2.5], requires_grad=True)
-    loss = contrastive_loss(distance, torch.tensor([0, 1, 0, 1]), margin=2.0)
+    loss = contrastive_loss(distance, torch.tensor([0, 1, 0, 1]), margin=2.0).mean()
     loss.backward()
     assert loss.item() == pytest.approx(0.0875)
     assert distance.grad.tolist() == pytest.approx([0.05, -0.25, 0.15, 0.0])
@@ -26,7 +26,7 @@ def test_a_column_of_labels_is_refused() -> None:
 def test_contrastive_loss_does_not_depend_on_the_order(pairs: list[tuple[float, bool]]) -> None:
     def loss(items: list[tuple[float, bool]]) -> float:
         distances, labels = zip(*items, strict=True)
-        return contrastive_loss(torch.tensor(distances), torch.tensor(labels), margin=2.0).item()
+        return make_loss("contrastive")(torch.tensor(distances), torch.tensor(labels)).item()
 
     assert loss(pairs) == pytest.approx(loss(pairs[::-1]), abs=1e-5)
 
@@ -36,6 +36,8 @@ def test_class_weights_raise_the_price_of_an_escape() -> None:
     plain = make_loss("ce")(logits, target)
     weighted = make_loss("ce", class_weights=[1.0, 10.0])(logits, target)
     assert weighted > plain
+    expected = torch.nn.functional.cross_entropy(logits, target, weight=torch.tensor([1.0, 10.0]))
+    torch.testing.assert_close(weighted, expected)
 
 
 def test_margin_of_the_contrastive_loss_is_the_spec_s() -> None:

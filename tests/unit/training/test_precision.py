@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from changenet.training.precision import autocast
+from changenet.training import precision as formats
+from changenet.training.precision import autocast, computes_in, usable_precision
 
 CPU = torch.device("cpu")
 
@@ -48,3 +49,14 @@ def test_autocast_ends_after_an_error() -> None:
         nn.Conv2d(4, 4, 3, groups=2)(torch.randn(1, 5, 8, 8))
     assert not torch.is_autocast_enabled("cpu")
     assert (torch.randn(2, 2) @ torch.randn(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("asked", ["bf16-mixed", "16-mixed"])
+def test_a_processor_without_half_precision_trains_in_full(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(computes_in(torch.bfloat16, CPU), bool)
+    for has_instructions, used in ((True, asked), (False, "32-true")):
+        monkeypatch.setattr(formats, "computes_in", lambda *_, found=has_instructions: found)
+        assert usable_precision(asked, CPU) == used
+        assert usable_precision("32-true", CPU) == "32-true"
+    monkeypatch.undo()
+    assert usable_precision(asked, torch.device("cuda")) == asked

@@ -4,32 +4,32 @@ import logging
 
 import pytest
 
-from ray_jobs.follow import REMINDER, SLOW_START, Board, Waiting
+from ray_jobs.run_monitor import REMINDER, SLOW_START, RunMonitor, Waiting
 
 
 def test_all_workers_stop_at_a_step_that_none_has_passed() -> None:
-    board = Board()
-    assert not board.stop(), "no worker has begun"
-    assert board.reached(7) is None
-    assert board.reached(6) is None
-    assert board.stop()
-    assert board.reached(8) == 9
+    monitor = RunMonitor()
+    assert not monitor.stop(), "no worker has begun"
+    assert monitor.reached(7) is None
+    assert monitor.reached(6) is None
+    assert monitor.stop()
+    assert monitor.reached(8) == 9
 
 
 def test_workers_that_start_again_stop_where_they_are() -> None:
-    board = Board()
-    board.reached(100)
-    board.reached(60)
-    assert board.stop()
-    assert board.reached(61) == 62
+    monitor = RunMonitor()
+    monitor.reached(100)
+    monitor.reached(60)
+    assert monitor.stop()
+    assert monitor.reached(61) == 62
 
 
 def test_a_record_is_shown_once() -> None:
-    board = Board()
+    monitor = RunMonitor()
     for _ in range(2):
-        board.log("ray_jobs", 20, "Going on.")
-    assert board.take()[-1] == [("ray_jobs", 20, "Going on.")]
-    assert board.take()[-1] == []
+        monitor.log("ray_jobs", 20, "Going on.")
+    assert monitor.take()[-1] == [("ray_jobs", 20, "Going on.")]
+    assert monitor.take()[-1] == []
 
 
 def test_workers_that_do_not_start_are_worth_a_word_now_and_then(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,7 @@
 """How a run's workers show their progress and their log records on the terminal of the driver.
 
-Ray forwards everything that its processes print; that is chatter to a user. Workers send what matters to one small
-actor instead, and the driver shows it.
+Ray forwards everything that its processes print; that is chatter to a user. Workers tell what matters to one small
+actor instead, the monitor of the run, and the driver shows it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REMINDER = 300.0  # seconds until the next one
 
 
 @dataclass
-class Board:
+class RunMonitor:
     """The state of the bar, the records nobody has read yet, and whether to stop. Lives in an actor."""
 
     title: str = ""
@@ -73,8 +73,8 @@ class Board:
         return self.title, self.done, self.total, records
 
 
-def start_board(kind: type[Board] = Board, *arguments: Any) -> Any:
-    """Start a board on the node of this process, and return its handle: no other node can take it away when it goes."""
+def start_monitor(kind: type[RunMonitor] = RunMonitor, *arguments: Any) -> Any:
+    """Start a monitor on the node of this process, and return its handle: no other node can take it away when it goes."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -84,21 +84,21 @@ def start_board(kind: type[Board] = Board, *arguments: Any) -> Any:
 
 @contextlib.contextmanager
 def follow(title: str) -> Iterator[Any]:
-    """Give workers a board, and show what they write on it until the block ends.
+    """Give workers a monitor, and show what they tell it until the block ends.
 
     Yields:
-        The actor's handle, to be sent to the workers: `board.show.remote(title, done, total)`.
+        The actor's handle, to be sent to the workers: `monitor.show.remote(title, done, total)`.
     """
     import ray
 
-    board = start_board()
+    monitor = start_monitor()
     ended = threading.Event()
     waiting = Waiting()
     with progress() as bar:
         task = bar.add_task(title, total=None)
 
         def look() -> None:
-            shown, done, total, records = ray.get(board.take.remote())
+            shown, done, total, records = ray.get(monitor.take.remote())
             for name, level, message in records:
                 logging.getLogger(name).log(level, "%s", message)
             if shown:
@@ -113,7 +113,7 @@ def follow(title: str) -> Iterator[Any]:
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
-            yield board
+            yield monitor
         finally:
             ended.set()
             watcher.join()
@@ -139,22 +139,22 @@ class Waiting:
             )
 
 
-class BoardHandler(logging.Handler):
-    """Sends log records of a worker to the board."""
+class MonitorHandler(logging.Handler):
+    """Sends log records of a worker to the monitor."""
 
-    def __init__(self, board: Any) -> None:
+    def __init__(self, monitor: Any) -> None:
         super().__init__()
-        self._board = board
+        self._monitor = monitor
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record; nothing waits for it."""
-        self._board.log.remote(record.name, record.levelno, record.getMessage())
+        self._monitor.log.remote(record.name, record.levelno, record.getMessage())
 
 
-def log_to(board: Any) -> None:
-    """Send this process's records of our own packages to the board, and nothing else."""
+def log_to(monitor: Any) -> None:
+    """Send this process's records of our own packages to the monitor, and nothing else."""
     for package in ("changenet", "ray_jobs"):
         logger = logging.getLogger(package)
-        logger.handlers = [BoardHandler(board)]
+        logger.handlers = [MonitorHandler(monitor)]
         logger.setLevel(logging.INFO)
         logger.propagate = False

@@ -12,33 +12,32 @@ from rich.console import RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from changenet.spec.rendering import flow
-from ray_jobs.console import err, result_table
+from ray_jobs.console import err, figure, result_table
 from ray_jobs.failures import cluster_failure, last_words, ours
-from ray_jobs.tune_state import SweepState, Trial
+from ray_jobs.tune_state import SweepState, Trial, setting
 
 logger = logging.getLogger(__name__)
 SHOWN = 30  # trials in the table while it runs: a terminal has only so many lines
 
 
-class TuneBoard(tune.Callback):
+class SweepMonitor(tune.Callback):
     """Keeps the state up to date and the table on the terminal.
 
     Args:
         state: The sweep's trials.
         total: Trials in all.
         num_epochs: Of a trial that is not stopped early.
-        board: Where trials put their log records.
+        monitor: Where trials put their log records.
     """
 
-    def __init__(self, state: SweepState, *, total: int, num_epochs: int, board: Any) -> None:
-        self._state, self._total, self._num_epochs, self._board = state, total, num_epochs, board
+    def __init__(self, state: SweepState, *, total: int, num_epochs: int, monitor: Any) -> None:
+        self._state, self._total, self._num_epochs, self._monitor = state, total, num_epochs, monitor
         self._live: Live | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_live": None}  # Ray Tune writes its callbacks down
 
-    def __enter__(self) -> TuneBoard:
+    def __enter__(self) -> SweepMonitor:
         if err.is_terminal:
             self._live = Live(self._table(), console=err, auto_refresh=False)
             self._live.start()
@@ -85,7 +84,7 @@ class TuneBoard(tune.Callback):
             self._changed()
             return
         self._say(
-            "Trial %s %s after %d epochs, objective %s.", mine.name, mine.status, mine.epochs, _number(mine.objective)
+            "Trial %s %s after %d epochs, objective %s.", mine.name, mine.status, mine.epochs, figure(mine.objective)
         )
         self._changed()
 
@@ -108,7 +107,7 @@ class TuneBoard(tune.Callback):
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError):
-            for name, level, message in ray.get(self._board.take.remote())[-1]:
+            for name, level, message in ray.get(self._monitor.take.remote())[-1]:
                 logging.getLogger(name).log(level, "%s", message)
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
@@ -131,8 +130,8 @@ def trial_table(trials: list[Trial], *, title: str, num_epochs: int, brief: bool
             trial.name,
             trial.status,
             f"{trial.epochs}/{trial.values.get('train.num_epochs', num_epochs)}",
-            _number(trial.objective),
-            *(_number(trial.best.get(name)) for name in ("val_far", "val_auroc")),
+            figure(trial.objective, digits=5),
+            *(figure(trial.best.get(name), digits=5) for name in ("val_far", "val_auroc")),
             _values(trial),
         )
         for trial in trials
@@ -149,13 +148,7 @@ def trial_table(trials: list[Trial], *, title: str, num_epochs: int, brief: bool
 
 
 def _values(trial: Trial) -> str:
-    shown = (f"{value:.4g}" if isinstance(value, float) else flow(value) for value in trial.values.values())
-    names = (key.rsplit(".", 1)[-1] for key in trial.values)
-    return ", ".join(f"{name}={value}" for name, value in zip(names, shown, strict=True))
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.5g}"
+    return ", ".join(f"{key.rpartition('.')[2]}={setting(value)}" for key, value in trial.values.items())
 
 
 def _error_of(trial: Any) -> BaseException | None:

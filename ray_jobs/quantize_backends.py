@@ -1,0 +1,153 @@
+"""What each backend of `changenet quantize` makes of a network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from changenet.errors import SpecError
+from changenet.evaluation.candidate import PAIR_GRAPH, Candidate
+from changenet.evaluation.comparison import Comparison
+from changenet.factory.quantization import calibration_pairs, quantization_rules
+from changenet.model.network import ChangeNet
+from changenet.quantization import modelopt, torchao
+from changenet.quantization.file import QuantizedCheckpoint
+from changenet.quantization.layers import candidates, choose_layers
+from changenet.spec import Experiment
+from changenet.training.checkpoint import Checkpoint, package_versions
+from ray_jobs.quantize_comparison import shown
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What a backend made of a network.
+
+    Args:
+        checkpoint: What is written.
+        candidates: What is judged and measured of it; the last one is what serves.
+        pair_graph: Content of `quantized_model.onnx`; empty where there are no graphs.
+    """
+
+    checkpoint: QuantizedCheckpoint
+    candidates: tuple[Candidate, ...]
+    pair_graph: bytes = b""
+
+    def compared(self, comparison: Comparison) -> Quantized:
+        """Return a copy whose checkpoint says how well it agrees with the network."""
+        return replace(self, checkpoint=self.checkpoint.compared(comparison.agreement, comparison.max_error))
+
+
+def _torchao(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
+    layers = _layers(experiment, network, torchao.quantizable)
+    torchao.quantize_weights(network, layers)
+    made = _described(experiment, checkpoint, layers, state=torchao.take_apart(network, layers))
+    return Quantized(made, (Candidate.in_pytorch(made, made.precision),))
+
+
+def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
+    from changenet.export.qdq import qdq_graphs
+
+    layers = _layers(experiment, network, modelopt.quantizable)
+    pairs, rows = calibration_pairs(experiment, checkpoint.description)
+
+    def run(watched: ChangeNet) -> None:
+        for batch in shown("Calibrating", pairs, rows):
+            watched(*(watched.normalise(torch.from_numpy(pictures)) for pictures in batch))
+
+    entropy = experiment.quantize.algorithm == "entropy"
+    done = modelopt.quantize_layers(network, layers, lambda _: run(network), entropy=entropy)
+    made = _described(experiment, checkpoint, remaining(layers, done, network), state=modelopt.take_apart(network))
+    logger.info("Tracing %s.", checkpoint.description.network["backbone"])
+    graphs = qdq_graphs(made)
+    served = Candidate.in_onnxruntime(graphs, made.precision, made.description)
+    return Quantized(made, (served,), graphs[PAIR_GRAPH])
+
+
+def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
+    from changenet.export.graphs import assemble
+    from changenet.export.int8 import quantizable, quantize_parts
+    from changenet.export.trace import trace_parts
+    from changenet.model.merging import merged
+
+    layers = _layers(experiment, network, quantizable)
+    pairs, rows = calibration_pairs(experiment, checkpoint.description)
+    logger.info("Tracing %s.", checkpoint.description.network["backbone"])
+    network = merged(network)
+    floats = trace_parts(network)
+    entropy = experiment.quantize.algorithm == "entropy"
+    parts, done = quantize_parts(floats, layers, shown("Calibrating", pairs, rows), entropy=entropy)
+    before, after = (
+        {name: graph.SerializeToString(deterministic=True) for name, graph in assemble(each).items()}
+        for each in (floats, parts)
+    )
+    made = _described(experiment, checkpoint, remaining(layers, done, network), graphs=after)
+    candidates = (
+        # What the runtime gives, as distinct from what the integers give.
+        Candidate.in_onnxruntime(before, "fp32", made.description),
+        Candidate.in_onnxruntime(after, made.precision, made.description),
+    )
+    return Quantized(made, candidates, after[PAIR_GRAPH])
+
+
+def _layers(experiment: Experiment, network: ChangeNet, accepts: Callable[[Any], bool]) -> dict[str, str]:
+    return choose_layers(
+        candidates(network, accepts),
+        rules=quantization_rules(experiment),
+        skip=experiment.quantize.skip_names,
+        backend=experiment.quantize.backend,
+    )
+
+
+def remaining(layers: dict[str, str], done: Collection[str], network: ChangeNet) -> dict[str, str]:
+    """Return the layers that were quantized, and log why the others were not.
+
+    Args:
+        layers: That the rules chose.
+        done: Names of those that were quantized.
+        network: As it ran.
+
+    Raises:
+        SpecError: None was.
+    """
+    reasons = {name: _why_missing(network.get_submodule(name)) for name in layers if name not in done}
+    missing = ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
+    if not done:
+        what = f"the rules choose only layers that are not there when the network runs: {missing}"
+        raise SpecError(what, where="quantize.layers", fix="Write a rule for other layers.")
+    if missing:
+        logger.info("Not quantized: %s.", missing)
+    return {name: dtype for name, dtype in layers.items() if name in done}
+
+
+def _why_missing(module: nn.Module) -> str:
+    return "merged into the layer behind it" if isinstance(module, nn.Identity) else "never runs"
+
+
+def _described(
+    experiment: Experiment, checkpoint: Checkpoint, layers: dict[str, str], **content: Any
+) -> QuantizedCheckpoint:
+    from changenet.export.onnx import weights_digest
+
+    return QuantizedCheckpoint(
+        description=checkpoint.description,
+        backend=experiment.quantize.backend,
+        layers=layers,
+        versions=package_versions(),
+        min_agreement=experiment.quantize.min_agreement,
+        weights_sha256=weights_digest(checkpoint.state),
+        **content,
+    )
+
+
+BACKENDS: dict[str, Callable[[Experiment, Checkpoint, ChangeNet], Quantized]] = {
+    "torchao": _torchao,
+    "modelopt.pytorch": _modelopt,
+    "onnxruntime": _onnxruntime,
+}
