@@ -151,7 +151,9 @@ def read_sealed(file: IO[bytes], passphrase: str | None, *, where: str = "") -> 
         CheckpointError: Not a sealed file, no or another passphrase, or any byte changed, missing or added.
     """
     if not passphrase:
-        raise CheckpointError("encrypted, and there is no key", where=where, fix="Set encryption_key.")
+        raise CheckpointError(
+            "encrypted, and there is no key", where=where, fix="Set encryption_key; serve also takes --key-file."
+        )
     packed = file.read(_HEADER.size)
     header = _Header.unpack(packed, where)
     cipher = header.cipher(passphrase)

@@ -44,8 +44,8 @@ class EngineEntry:
         precision: `fp32`, `fp16`, `int8` …
         sha256: File name to the digest of the file as it is stored.
         parity: Result of the check at export.
-        tag: What the runtime needs to know before it loads the files: where a TensorRT engine runs, or which layers of a PyTorch
-            network are quantized.
+        tag: What else is known of the files: where a TensorRT engine runs; what quantized the network (`backend`), and, where
+            PyTorch runs it, which layers.
     """
 
     name: str

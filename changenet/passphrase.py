@@ -5,9 +5,23 @@ from __future__ import annotations
 import os
 
 from changenet import storage
-from changenet.errors import CheckpointError, DataError
+from changenet.errors import CheckpointError, DataError, SpecError
 
 VARIABLE = "CHANGENET_KEY"
+
+
+def chosen(variable: str | None, path: str | None) -> str | None:
+    """Return the passphrase that one of two options of a command names, or None where neither is given.
+
+    Raises:
+        SpecError: Both are.
+        CheckpointError: As `from_environment` and `from_file`.
+    """
+    if variable and path:
+        raise SpecError("--key-env and --key-file name two passphrases", fix="Give one of them.")
+    if path:
+        return from_file(path)
+    return from_environment(variable) if variable else None
 
 
 def from_environment(name: str = VARIABLE) -> str:

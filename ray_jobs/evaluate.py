@@ -101,16 +101,13 @@ def comparison_of(path: str, quantized_to: str) -> dict[str, Any] | None:
         try:
             found: dict[str, Any] = json.loads(storage.read_text(file))
             about = {found["artifact_sha256"], found["checkpoint_sha256"], found.get("weights_sha256")}
-            measured = {(row["engine"], row["precision"]) for row in found["engines"]}
         except (DataError, ValueError, TypeError, KeyError) as error:
             logger.warning("%s is left out of the report: it cannot be read (%s).", file, error)
             continue
         if bundle is None:
             if storage.file_sha256(path) in about:
                 return found
-        elif bundle.weights_sha256 in about and any(
-            each.precision == "fp32" or (each.runtime, each.precision) in measured for each in bundle.engines
-        ):
+        elif bundle.weights_sha256 in about and bundle.engines[0].tag.get("backend") in (None, found["backend"]):
             return found
     return None
 

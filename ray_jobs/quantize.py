@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ import torch
 from changenet import encryption, storage
 from changenet.adoption import SpecDescribes
 from changenet.agreement import contradictions
+from changenet.engines.onnxruntime import import_onnxruntime
 from changenet.errors import DataError, EngineError, SpecError
 from changenet.evaluation.candidate import Candidate
-from changenet.evaluation.cost import BATCHES
-from changenet.evaluation.report.wording import amount, number
+from changenet.evaluation.report.html import COMPARISON_COLUMNS, comparison_cells
+from changenet.export.graphs import export_graphs
+from changenet.model.merging import merged
 from changenet.quantization.file import QuantizedCheckpoint, save_quantized
-from changenet.training.checkpoint import build_network, load_checkpoint
+from changenet.training.checkpoint import Checkpoint, build_network, load_checkpoint
 from changenet.training.precision import computes_in
 from ray_jobs.action import Action
 from ray_jobs.checkpoint_path import checkpoint_path
@@ -66,10 +68,7 @@ def run(spec: str, overrides: Sequence[str] = ()) -> int:
         quantized = BACKENDS[backend](experiment, checkpoint, build_network(checkpoint))
         _keep_other(action, backend)
         files = _save(action, quantized, key)  # whatever happens to the comparison, this is there
-        candidates = [
-            *(Candidate.in_pytorch(checkpoint, precision) for precision in _float_precisions()),
-            *quantized.candidates,
-        ]
+        candidates = [*_floats(checkpoint, quantized.float_graphs), quantized.candidate]
         comparisons = judge(candidates, sample) if sample else []
         if comparisons:
             quantized = quantized.compared(comparisons[-1])
@@ -92,12 +91,27 @@ def run(spec: str, overrides: Sequence[str] = ()) -> int:
     return 0
 
 
-def _float_precisions() -> list[str]:
-    """Return the precisions of floats that this processor computes in."""
+def _floats(checkpoint: Checkpoint, graphs: Mapping[str, bytes] | None) -> Iterator[Candidate]:
+    """Yield what runs the network of floats here: it tells what a runtime gives from what fewer bits give.
+
+    Args:
+        checkpoint: Of it.
+        graphs: Where it has been traced already.
+    """
+    yield Candidate.in_pytorch(checkpoint, "fp32")
     if computes_in(torch.bfloat16, torch.device("cpu")):
-        return ["fp32", "bf16"]
-    logger.info("PyTorch in bf16 is left out: this processor has no instructions for it.")
-    return ["fp32"]
+        yield Candidate.in_pytorch(checkpoint, "bf16")
+    else:
+        logger.info("PyTorch in bf16 is left out: this processor has no instructions for it.")
+    try:
+        import_onnxruntime()
+    except EngineError as error:
+        logger.info("ONNX Runtime is left out: %s", error)
+        return
+    if graphs is None:
+        logger.info("Tracing %s, to compare with ONNX Runtime in fp32.", checkpoint.description.network["backbone"])
+        graphs = export_graphs(merged(build_network(checkpoint)))
+    yield Candidate.in_onnxruntime(graphs, "fp32", checkpoint.description)
 
 
 def _keep_other(action: Action, backend: str) -> None:
@@ -123,19 +137,10 @@ def _save(action: Action, quantized: Quantized, key: str | None) -> list[str]:
 
 
 def _tell(quantized: QuantizedCheckpoint, figures: dict[str, Any], files: list[str]) -> None:
-    rows = [
-        (
-            f"{row['engine']} {row['precision']}",
-            f"{row['size_mb']:,.2f}",
-            *(amount(milliseconds, digits=1) for milliseconds in row["latency_ms"].values()),
-            amount(row["pairs_per_second"], digits=1),
-            amount(row["memory_mb"], digits=0),
-            number(row.get("auroc")),
-        )
-        for row in figures["engines"]
-    ]
-    columns = ("engine", "MB", *(f"ms, batch {batch}" for batch in BATCHES), "pairs/s", "memory, MB", "AUROC")
-    out.print(result_table(f"{len(quantized.layers)} layers in {quantized.precision}", columns, rows))
+    # A column an engine: a row each would be wider than a terminal.
+    names, *rows = zip(COMPARISON_COLUMNS, *map(comparison_cells, figures["engines"]), strict=True)
+    out.print(result_table(f"{len(quantized.layers)} layers in {quantized.precision}", names, rows))
+    out.print("Time is of this machine as it was: other work on it makes the figures larger.", soft_wrap=True)
     for path in files:
         out.print(path, soft_wrap=True)
     if quantized.agreement is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,13 +31,15 @@ class Quantized:
 
     Args:
         checkpoint: What is written.
-        candidates: What is judged and measured of it; the last one is what serves.
+        candidate: What serves: it is judged and measured.
         pair_graph: Content of `quantized_model.onnx`; empty where there are no graphs.
+        float_graphs: Of the network of floats, by file name; None: the backend needed none.
     """
 
     checkpoint: QuantizedCheckpoint
-    candidates: tuple[Candidate, ...]
+    candidate: Candidate
     pair_graph: bytes = b""
+    float_graphs: Mapping[str, bytes] | None = None
 
     def compared(self, comparison: Comparison) -> Quantized:
         """Return a copy whose checkpoint says how well it agrees with the network."""
@@ -48,7 +50,7 @@ def _torchao(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet)
     layers = _layers(experiment, network, torchao.quantizable)
     torchao.quantize_weights(network, layers)
     made = _described(experiment, checkpoint, layers, state=torchao.take_apart(network, layers))
-    return Quantized(made, (Candidate.in_pytorch(made, made.precision),))
+    return Quantized(made, Candidate.in_pytorch(made, made.precision))
 
 
 def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
@@ -67,7 +69,7 @@ def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet
     logger.info("Tracing %s.", checkpoint.description.network["backbone"])
     graphs = qdq_graphs(made)
     served = Candidate.in_onnxruntime(graphs, made.precision, made.description)
-    return Quantized(made, (served,), graphs[PAIR_GRAPH])
+    return Quantized(made, served, graphs[PAIR_GRAPH])
 
 
 def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
@@ -88,12 +90,8 @@ def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: Change
         for each in (floats, parts)
     )
     made = _described(experiment, checkpoint, remaining(layers, done, network), graphs=after)
-    candidates = (
-        # What the runtime gives, as distinct from what the integers give.
-        Candidate.in_onnxruntime(before, "fp32", made.description),
-        Candidate.in_onnxruntime(after, made.precision, made.description),
-    )
-    return Quantized(made, candidates, after[PAIR_GRAPH])
+    served = Candidate.in_onnxruntime(after, made.precision, made.description)
+    return Quantized(made, served, after[PAIR_GRAPH], before)
 
 
 def _layers(experiment: Experiment, network: ChangeNet, accepts: Callable[[Any], bool]) -> dict[str, str]:

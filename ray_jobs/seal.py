@@ -33,9 +33,7 @@ def run(
         SpecError: Two sources for the passphrase, or two files of one name for `folder`.
         CheckpointError: There is no passphrase; or what is wrong with files, all at once. The others are done.
     """
-    if key_env and key_file:
-        raise SpecError("--key-env and --key-file name two passphrases", fix="Give one of them.")
-    secret = passphrase.from_file(key_file) if key_file else passphrase.from_environment(key_env or passphrase.VARIABLE)
+    secret = passphrase.chosen(key_env, key_file) or passphrase.from_environment()
     # A link and the file that it names are one.
     targets = {
         file: storage.join(folder, storage.file_name(file)) if folder else None for file in map(behind_links, files)

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from changenet.errors import EngineError
+from changenet import passphrase
+from changenet.errors import EngineError, RunError
 from changenet.spec.serve import Listening
 from ray_jobs import cluster
 from ray_jobs.console import out
@@ -57,12 +58,12 @@ class RunningService(contextlib.AbstractContextManager["RunningService"]):
         import ray
         from ray import serve
 
-        with self.ends:
-            serve.delete(APPLICATION)
-            if self.owns_serve:  # on a cluster it would outlive this process
-                serve.shutdown()
+        with self.ends, contextlib.ExitStack() as after:  # whatever fails on the way
             if self.owns_ray:
-                ray.shutdown()
+                after.callback(ray.shutdown)
+            if self.owns_serve:  # on a cluster it would outlive this process
+                after.callback(serve.shutdown)
+            serve.delete(APPLICATION)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -82,6 +83,8 @@ def run(
     keys_file: str | None = None,
     tls_certificate: str | None = None,
     tls_key: str | None = None,
+    key_env: str | None = None,
+    key_file: str | None = None,
     proxy: str | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM.
@@ -97,6 +100,8 @@ def run(
         keys_file: File of API keys; wins over the spec.
         tls_certificate: For HTTPS; wins over the spec, as does its key.
         tls_key: Private key of the certificate.
+        key_env: Environment variable with the passphrase of encrypted bundles; wins over the spec.
+        key_file: File with it, in its place.
         proxy: `auto`, `haproxy` or `ray`; wins over the spec.
 
     Raises:
@@ -112,6 +117,7 @@ def run(
         keys_file=keys_file,
         tls_certificate=tls_certificate,
         tls_key=tls_key,
+        encryption_key=passphrase.chosen(key_env, key_file),
         proxy=proxy,
     )
     settings, host, port, tls = chosen.settings, chosen.host, chosen.port, chosen.tls
@@ -142,6 +148,7 @@ def start(
 
     Raises:
         EngineError: A replica did not start, or nothing answers.
+        RunError: Ray, or Ray Serve, does not start.
     """
     import ray
 
@@ -176,9 +183,14 @@ def start(
             _wait_until_ready(service.url)
     except BaseException as error:
         reason = _reason() if isinstance(error, RuntimeError) else ""  # what serve.run raises when no replica starts
-        service.stop()
+        with contextlib.suppress(Exception):  # what did not start may not stop either
+            service.stop()
         if reason:
             raise EngineError(f"no replica starts: {reason}") from error
+        if isinstance(error, ray.exceptions.RayError):
+            said = next(iter(str(error).splitlines()), type(error).__name__)
+            fix = "The machine may be overloaded: run the same command again when it is not."
+            raise RunError(f"Ray Serve does not start ({said})", fix=fix) from error
         raise
     return service
 

@@ -46,9 +46,10 @@ def choose(
     keys_file: str | None = None,
     tls_certificate: str | None = None,
     tls_key: str | None = None,
+    encryption_key: str | None = None,
     proxy: str | None = None,
 ) -> Chosen:
-    """Return the service that options and spec ask for (arguments as `ray_jobs.serve.run`).
+    """Return the service that options and spec ask for (arguments as `ray_jobs.serve.run`, but the passphrase itself).
 
     Raises:
         ChangeNetError: Everything wrong with the spec or the options.
@@ -73,7 +74,7 @@ def choose(
     host = host or section.host
     told = section.model_dump(exclude=set(Listening.model_fields)) | {
         "goldens_dir": storage.absolute(goldens_dir),
-        "encryption_key": action.experiment.encryption_key if action else None,
+        "encryption_key": encryption_key or (action.experiment.encryption_key if action else None),
         # As text: replicas need not see the files.
         "trusted_keys": tuple(
             signing.public_text(signing.read_public_key(file)) for file in trusted_keys or section.trusted_keys

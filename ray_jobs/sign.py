@@ -1,4 +1,4 @@
-"""`changenet keys` and `changenet sign`: who may vouch for bundles, and that somebody does. Needs no Ray."""
+"""`changenet keys`, `sign` and `verify`: who may vouch for bundles, and that somebody does. Needs no Ray."""
 
 from __future__ import annotations
 
@@ -43,6 +43,30 @@ def run(bundles: Sequence[str], *, key_file: str, overwrite: bool = False) -> in
             problems += [problem for problem in error.problems if problem not in problems]
         else:
             out.print(f"Signed {folder} (version {bundle.version}) with the key {mark}", soft_wrap=True)
+    if problems:
+        raise CheckpointError(problems)
+    return 0
+
+
+def verify(bundles: Sequence[str], *, trusted_keys: Sequence[str] = ()) -> int:
+    """Make sure that bundles are what their manifests say, and, with keys, that one of these signed them.
+
+    Args:
+        bundles: Folders: paths or URIs; encrypted ones need no passphrase.
+        trusted_keys: Files of public keys.
+
+    Raises:
+        CheckpointError: What is wrong with bundles, all at once.
+    """
+    problems: list[Problem] = []
+    signed = " and signed by a trusted key" if trusted_keys else ""
+    for folder in bundles:
+        try:
+            bundle = read_bundle(folder, trusted_keys=trusted_keys)
+        except CheckpointError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+        else:
+            out.print(f"{folder} (version {bundle.version}) is whole{signed}", soft_wrap=True)
     if problems:
         raise CheckpointError(problems)
     return 0

@@ -112,7 +112,7 @@ class TrainedNetwork:
 
     def _no_gpu(self) -> EngineError:
         what = "TensorRT runs on GPUs, and no worker has one"
-        fix = f"Run on a cluster with GPUs, or name a checkpoint or a bundle and leave {self._action}.engine out."
+        fix = "Run on a cluster with GPUs, or name a checkpoint or a bundle and leave engine and trt_engine out."
         return EngineError(what, where=self.file.path, fix=fix)
 
     def rows(self, split: Literal["validation", "test", "infer"]) -> PairSource:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from changenet.bundle import WEIGHTS
 from changenet.description import ModelDescription
 from changenet.engines import PRECISIONS, engine_of
 from changenet.engines.interface import Engine
@@ -27,7 +28,7 @@ class Candidate:
         precision: `fp32`, `bf16`, or that of the quantized layers.
         model: A checkpoint of tensors; for ONNX Runtime the graphs by file name, without the pair graph, which nothing runs.
         description: What the network says about itself.
-        size: Bytes of its weights, or of its pair graph.
+        size: Bytes of its weights, or of its pair graph with its weights.
     """
 
     engine: str
@@ -46,7 +47,8 @@ class Candidate:
     def in_onnxruntime(cls, graphs: Mapping[str, bytes], precision: str, description: ModelDescription) -> Candidate:
         """Return the graphs of a bundle as ONNX Runtime runs them."""
         split = {name: graph for name, graph in graphs.items() if name != PAIR_GRAPH}
-        return cls(RUNTIME, precision, split, description, len(graphs[PAIR_GRAPH]))
+        size = len(graphs[PAIR_GRAPH]) + len(graphs.get(WEIGHTS, b""))
+        return cls(RUNTIME, precision, split, description, size)
 
     def open(self) -> Engine:
         """Load it on the CPU (raises as `changenet.engines.load_engine`)."""

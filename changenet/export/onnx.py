@@ -147,7 +147,8 @@ def export_quantized(
     opset = next(each.version for each in pair.opset_import if not each.domain)
     graph_engine = OnnxRuntimeEngine(graphs.__getitem__, description=description, precision=precision)
     check_parity(graph_engine, graph_engine, description, fix=again, pair_batch=batch_size)
-    return write_outputs(graphs, facts._replace(opset=opset), folder, scored_by=graph_engine, **to)
+    facts = facts._replace(opset=opset, tag={"backend": checkpoint.backend})
+    return write_outputs(graphs, facts, folder, scored_by=graph_engine, **to)
 
 
 def weights_digest(state: dict[str, torch.Tensor]) -> str:

@@ -33,8 +33,9 @@ def quantize(spec: Spec, overrides: Overrides = None) -> None:
 
     quantize.layers says which layers: patterns for names or classes, later
     rules win, and nothing is quantized without one. Backend torchao takes
-    weights for PyTorch, onnxruntime whole layers for the CPU; what it writes
-    becomes a bundle with export.
+    weights for PyTorch, onnxruntime whole layers for the CPU, modelopt whole
+    layers for TensorRT and ONNX Runtime. What they write becomes a bundle with
+    export.
 
     changenet quantize -e spec.yaml quantize.model_path=results/train/model_best.pth
     quantize.backend=onnxruntime 'quantize.layers=[{module_name: "*", weights: {dtype: int8}}]'

@@ -16,4 +16,17 @@ Address = Annotated[
     str | None,
     typer.Option(help="Ray cluster to run on, e.g. ray://head:10001 (default: RAY_ADDRESS, else a local Ray)."),
 ]
+PassphraseVariable = Annotated[
+    str | None,
+    typer.Option("--key-env", metavar="NAME", help="Environment variable with the passphrase (default CHANGENET_KEY)."),
+]
+PassphraseFile = Annotated[
+    str | None, typer.Option("--key-file", help="File with the passphrase, on one line.", show_default=False)
+]
+TrustedKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trusted-key", metavar="FILE", help="Public key that must have signed the bundles; repeat it for several."
+    ),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; an earlier run is set aside, not deleted.")]

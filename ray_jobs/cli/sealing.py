@@ -7,16 +7,10 @@ from typing import Annotated
 import typer
 
 from ray_jobs.cli.group import finish
+from ray_jobs.cli.options import PassphraseFile, PassphraseVariable, TrustedKeys
 
 app = typer.Typer()
 
-PassphraseVariable = Annotated[
-    str | None,
-    typer.Option("--key-env", metavar="NAME", help="Environment variable with the passphrase (default CHANGENET_KEY)."),
-]
-PassphraseFile = Annotated[
-    str | None, typer.Option("--key-file", help="File with the passphrase, on one line.", show_default=False)
-]
 ModelFiles = Annotated[list[str], typer.Argument(metavar="FILE...", help="Checkpoints, ONNX files, bundle folders.")]
 OutFolder = Annotated[str | None, typer.Option("--out", help="Folder to write to, under the same names.")]
 InPlace = Annotated[bool, typer.Option("--overwrite", help="Replace files; without --out those that are read.")]
@@ -81,6 +75,20 @@ def sign(
     from ray_jobs import sign as verb
 
     finish(verb.run(bundles, key_file=key_file, overwrite=overwrite))
+
+
+@app.command()
+def verify(
+    bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Bundle folders.")],
+    trusted_keys: TrustedKeys = None,
+) -> None:
+    """Say whether bundles are whole, and with --trusted-key whether one of these keys signed them.
+
+    Every file is held against the manifest; encrypted ones need no passphrase.
+    """
+    from ray_jobs import sign as verb
+
+    finish(verb.verify(bundles, trusted_keys=trusted_keys or ()))
 
 
 @app.command("api-key")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from ray_jobs.cli.group import finish
-from ray_jobs.cli.options import SPEC_FLAGS, Address, Overrides
+from ray_jobs.cli.options import SPEC_FLAGS, Address, Overrides, PassphraseFile, TrustedKeys
 
 app = typer.Typer()
 
@@ -17,12 +17,6 @@ Host = Annotated[
     str | None, typer.Option(help="Interface to listen on (default 127.0.0.1; 0.0.0.0 = all).", show_default=False)
 ]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port (default 8000).", show_default=False)]
-TrustedKeys = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--trusted-key", metavar="FILE", help="Public key that must have signed the bundles; repeat it for several."
-    ),
-]
 Keys = Annotated[
     str | None,
     typer.Option("--keys", metavar="FILE", help="API keys (changenet api-key): every request then needs one."),
@@ -43,6 +37,10 @@ def serve(
     keys_file: Keys = None,
     tls_certificate: TlsCertificate = None,
     tls_key: TlsKey = None,
+    key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Environment variable with the passphrase of encrypted bundles.")
+    ] = None,
+    key_file: PassphraseFile = None,
     proxy: Annotated[
         Literal["auto", "haproxy", "ray"] | None,
         typer.Option(help="In front of the replicas (default auto).", show_default=False),
@@ -50,7 +48,8 @@ def serve(
 ) -> None:
     """Serve bundles over HTTP with Ray Serve; the inspection page is at /.
 
-    changenet serve build writes the same service as a config file instead.
+    Encrypted bundles take the passphrase of a spec (encryption_key), or --key-env
+    or --key-file. changenet serve build writes the same service as a config file instead.
     """
     from ray_jobs import serve as verb
 
@@ -65,6 +64,8 @@ def serve(
         keys_file=keys_file,
         tls_certificate=tls_certificate,
         tls_key=tls_key,
+        key_env=key_env,
+        key_file=key_file,
         proxy=proxy,
     )
     finish(code)

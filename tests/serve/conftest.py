@@ -84,15 +84,19 @@ def successor(tmp_path_factory: pytest.TempPathFactory) -> str:
 def local_ray() -> Callable[[int], AbstractContextManager[None]]:
     """Return what runs a Ray of so many CPUs, whatever the machine has, and as `changenet serve` does: behind HAProxy."""
     from ray_jobs.serve_proxy import in_front  # before ray: it switches usage statistics off
+    from serve.environment import ENVIRONMENT
 
     import ray  # isort: skip
 
     @contextmanager
     def run(cpus: int) -> Iterator[None]:
+        os.environ.update(ENVIRONMENT)
         with in_front("auto", host="127.0.0.1", tls=None, address=None, request_seconds=60):
             ray.init(address="local", num_cpus=cpus, include_dashboard=False)
-            yield
-            ray.shutdown()
+            try:
+                yield
+            finally:
+                ray.shutdown()
 
     return run
 

@@ -12,8 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from changenet.errors import RunError
 from ray_jobs.listening import free_port
+from ray_jobs.serve import start
 from serve.keys import add_key
+from serve.settings import ModelSettings, ServiceSettings
 
 PAUSE_SECONDS = 10  # as long as a client may take after the service was told to stop; its replicas have 70
 
@@ -52,6 +55,22 @@ def test_it_serves_until_it_is_told_to_stop_and_answers_what_it_has_begun(
             return
         time.sleep(0.5)
     raise AssertionError("something still answers")
+
+
+def test_a_ray_serve_that_does_not_start_is_one_line_and_leaves_nothing_behind(bundles, tmp_path, monkeypatch):
+    import ray
+    from ray import serve
+
+    def dies(**_):
+        raise ray.exceptions.ActorDiedError
+
+    monkeypatch.setattr(serve, "start", dies)
+    settings = ServiceSettings(
+        models=(ModelSettings(name="pcb", bundle=bundles["pcb"]),), goldens_dir=str(tmp_path / "goldens")
+    )
+    with pytest.raises(RunError, match=r"Ray Serve does not start \(The actor died"):
+        start(settings, port=free_port())
+    assert not ray.is_initialized()
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import numpy as np
 from changenet import storage
 from changenet.data.lights import PictureLayout
 from changenet.description import BINARY_CLASSES, PASS
+from changenet.evaluation.cost import BATCHES
 from changenet.evaluation.curves import operating_points
 from changenet.evaluation.metrics import FAIL
 from changenet.evaluation.report.cases import Case, case_pictures, data_uri
@@ -37,6 +38,11 @@ _FIGURES = (
     ("f1", "F1", "harmonic mean of precision and recall", False),
     ("auroc", "AUROC", "share of defect and PASS couples in the right order", False),
     ("average_precision", "Average precision", "area under precision and recall", False),
+)
+COMPARISON_COLUMNS = (
+    *("engine", "AUROC", "false calls at full recall", "agreement", "largest score difference", "MB"),
+    *(f"ms, batch {batch}" for batch in BATCHES),
+    *("pairs/s", "memory, MB"),
 )
 _HEADLINES = ("recall", "false_call_rate", "false_call_rate_at_full_recall", "auroc")
 
@@ -115,6 +121,7 @@ def write_report(
         unscored=unscored[:UNSCORED_SHOWN],
         unscored_more=max(len(unscored) - UNSCORED_SHOWN, 0),
         comparison=comparison,
+        comparison_columns=COMPARISON_COLUMNS,
         comparison_rows=[comparison_cells(row) for row in comparison["engines"]] if comparison else [],
         provenance=provenance,
     )
@@ -135,7 +142,7 @@ def figure_rows(figures: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def comparison_cells(row: Mapping[str, Any]) -> list[str]:
-    """Return a row of `comparison.json` as people read it, in the order of the report's columns."""
+    """Return a row of `comparison.json` as people read it, in the order of `COMPARISON_COLUMNS`."""
     return [
         f"{row['engine']} {row['precision']}",
         number(row.get("auroc")),

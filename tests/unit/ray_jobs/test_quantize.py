@@ -18,7 +18,7 @@ from changenet.errors import CheckpointError, DataError, EngineError, SpecError
 from changenet.evaluation.candidate import Candidate
 from changenet.evaluation.cost import Cost
 from changenet.evaluation.report.html import comparison_cells
-from changenet.export import trace
+from changenet.export import graphs, trace
 from changenet.export.onnx import export_quantized
 from changenet.export.tensorrt import find_source
 from changenet.factory.quantization import quantization_rules
@@ -49,7 +49,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Candidate]:
 
 
 @pytest.fixture
-def spec(checkpoint_file: str, tmp_path: Path) -> str:
+def spec(checkpoint_file: str, parts: trace.Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return a spec for the tiny network, which has been traced already."""
+    for module in (trace, graphs):
+        monkeypatch.setattr(module, "trace_parts", lambda *_, **__: parts)
     path = tmp_path / "spec.yaml"
     values = {"results_dir": str(tmp_path / "results"), "quantize": {"model_path": checkpoint_file}}
     path.write_text(yaml.safe_dump(values))
@@ -81,7 +84,19 @@ def test_is_quantized_takes_the_file_and_refuses_another(spec, checkpoint_file, 
 def test_what_this_processor_has_no_instructions_for_is_not_compared(spec, measured, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(quantize, "computes_in", lambda *_: False)
     assert quantize.run(spec, [ALL]) == 0
-    assert [(each.engine, each.precision) for each in measured] == [("torch", "fp32"), ("torch", "int8")]
+    names = [("torch", "fp32"), ("onnxruntime", "fp32"), ("torch", "int8")]
+    assert [(each.engine, each.precision) for each in measured] == names
+
+
+def test_without_onnxruntime_pytorch_alone_is_compared(spec, measured, monkeypatch, caplog) -> None:
+    def missing() -> None:
+        raise EngineError("onnxruntime is not installed")
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(quantize, "import_onnxruntime", missing)
+    assert quantize.run(spec, [ALL]) == 0
+    assert {each.engine for each in measured} == {"torch"}
+    assert "ONNX Runtime is left out: onnxruntime is not installed" in caplog.text
 
 
 def test_without_a_rule_the_candidates_are_listed_and_nothing_is_written(spec, tmp_path) -> None:
@@ -105,9 +120,8 @@ def test_what_is_wrong_with_the_path_or_the_spec_is_said(spec, bundle_folder) ->
 
 
 @pytest.fixture
-def with_pairs(spec: str, pair_folder: Path, parts, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the spec with a training and a validation set; the network has been traced already."""
-    monkeypatch.setattr(trace, "trace_parts", lambda _: parts)
+def with_pairs(spec: str, pair_folder: Path) -> str:
+    """Return the spec with a training and a validation set."""
     values = yaml.safe_load(Path(spec).read_text())
     values["dataset"] = {
         "classify": {

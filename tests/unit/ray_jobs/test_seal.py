@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +111,23 @@ def test_a_whole_bundle(run: Run, bundle_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "another").write_text("another key")
     line = error_of(run("unseal", "--overwrite", sealed, "--key-file", tmp_path / "another"))
     assert "wrong encryption key, or the file is damaged" in line
+
+
+def test_a_service_opens_encrypted_bundles_with_the_same_passphrase(
+    run: Run, bundle_folder: Path, tmp_path: Path
+) -> None:
+    assert run("seal", bundle_folder, "--out", tmp_path).exit_code == 0
+    (tmp_path / "passphrase").write_text(KEY)
+    serve = ("serve", "--model", f"pcb={tmp_path / bundle_folder.name}", "--port")
+    with socket.socket() as other:  # of a service whose bundles are all right: it fails for the port, before Ray starts
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        assert "cannot listen" in error_of(run(*serve, port, "--key-env", "CHANGENET_KEY"))
+        assert "cannot listen" in error_of(run(*serve, port, "--key-file", tmp_path / "passphrase"))
+        assert "serve also takes --key-file" in run(*serve, port).stderr
+    assert "no passphrase in the environment variable GONE" in error_of(run(*serve, port, "--key-env", "GONE"))
+    both = ("--key-env", "CHANGENET_KEY", "--key-file", tmp_path / "passphrase")
+    assert "name two passphrases" in error_of(run(*serve, port, *both))
 
 
 @pytest.mark.parametrize("verb", ["seal", "unseal"])

@@ -105,6 +105,7 @@ def test_a_service_refuses_what_was_tampered_with(case: str, signed: Path, key: 
     settings = ServiceSettings(
         models=(ModelSettings(name="pcb", bundle=str(signed)),), trusted_keys=(Path(f"{key}.pub").read_text(),)
     )
+    assert words in error_of(run("verify", signed, "--trusted-key", f"{key}.pub"))
     with pytest.raises(CheckpointError, match=words):  # what a replica does
         open_models(settings, Metrics())
 
@@ -119,6 +120,15 @@ def test_a_service_takes_bundles_of_a_trusted_key(signed: Path, key: Path, tmp_p
     assert "is a private key" in error_of(run(*command, "--trusted-key", key))
     settings = ServiceSettings(models=(ModelSettings(name="pcb", bundle=str(signed)),), trusted_keys=(f"{key}.pub",))
     assert set(open_models(settings, Metrics()).slots) == {"pcb"}
+
+
+def test_bundles_are_verified_without_being_served(signed: Path, bundle_folder: Path, key: Path) -> None:
+    answer = run("verify", signed, "--trusted-key", f"{key}.pub")
+    assert (answer.exit_code, answer.stdout.count("is whole and signed by a trusted key")) == (0, 1)
+    assert run("verify", signed, bundle_folder).stdout.count("is whole\n") == 2
+    assert f"{bundle_folder}: is not signed" in error_of(
+        run("verify", signed, bundle_folder, "--trusted-key", f"{key}.pub")
+    )
 
 
 def test_the_spec_may_demand_it_and_the_option_wins(signed: Path, key: Path, tmp_path: Path, taken: int) -> None:

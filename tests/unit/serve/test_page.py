@@ -120,6 +120,35 @@ def test_a_golden_is_named_instead_of_sent(opened, picture):
     assert opened.is_disabled("#inspect")
 
 
+def test_a_registered_golden_stands_for_its_picture(opened, picture):
+    answer = httpx.put(f"{opened.url}v1/models/pcb/goldens/R12", files={"golden": picture(0)}, timeout=60)
+    assert answer.status_code in (200, 201), answer.text
+    put(opened, "test", picture(255))
+    opened.fill("#golden-id", "R12")
+    opened.press("#golden-id", "Enter")
+    assert verdict(opened) == "FAIL"
+
+
+def drop(page, role, content):
+    """Drop a picture on a slot, as a file manager does."""
+    page.evaluate(
+        """([role, bytes]) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([new Uint8Array(bytes)], "part.png", { type: "image/png" }));
+          const slot = document.querySelector(`#${role} .slot`);
+          for (const kind of ["dragover", "drop"])
+            slot.dispatchEvent(new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+        }""",
+        [role, list(content)],
+    )
+
+
+def test_pictures_are_dropped(opened, picture):
+    drop(opened, "golden", picture(0))
+    drop(opened, "test", picture(10))
+    assert verdict(opened) == "PASS"
+
+
 def pixel(page):
     """The colour in the middle of the first canvas."""
     return page.evaluate(
