@@ -118,9 +118,10 @@ def rows_of(
         (kind, [make(path, each) for each in samples], count, 1) for kind, make in kinds.items() for count in CLIENTS
     ]
     if server == "service":
-        asked += [("board", [board(f"{path}_batch", samples)], count, len(samples)) for count in (1, 2)]
+        asked += [("board", [board(f"{path}_batch", samples)], count, len(samples)) for count in CLIENTS]
     for kind, calls, count, pairs in asked:
-        clients.drive(url, calls, count, seconds=WARM_SECONDS)
+        if pairs == 1:
+            clients.drive(url, calls, count, seconds=WARM_SECONDS)
         load = clients.drive(url, calls, count, seconds=seconds)
         bad = {status: number for status, number in load.statuses.items() if status != 200}
         assert not bad and not load.wrong, (server, kind, count, bad, load.wrong)

@@ -17,6 +17,7 @@ from pathlib import Path
 from serving_client import Call, Load, Sample, drive, form
 
 MODEL = "boards"
+PATIENCE = 600  # seconds: 32 boards at once are minutes of work for these CPUs
 
 
 class Clients(ProcessPoolExecutor):
@@ -53,7 +54,9 @@ def service(
 
     models = (ModelSettings(name=MODEL, bundle=bundle, replicas=1 if alone else None),)
     with tempfile.TemporaryDirectory() as folder:
-        settings = ServiceSettings(models=models, goldens_dir=folder, cpus=threads, replicas=replicas)
+        settings = ServiceSettings(
+            models=models, goldens_dir=folder, cpus=threads, replicas=replicas, request_timeout_s=PATIENCE
+        )
         with start(settings, port=free_port(), proxy=proxy) as running:
             goldens = {each.golden_id: form([("golden", each.golden, True)]) for each in samples}
             base = f"/v1/models/{MODEL}/goldens"

@@ -101,6 +101,8 @@ def comparison_of(path: str, quantized_to: str) -> dict[str, Any] | None:
         try:
             found: dict[str, Any] = json.loads(storage.read_text(file))
             about = {found["artifact_sha256"], found["checkpoint_sha256"], found.get("weights_sha256")}
+            if not found["engines"]:  # it was stopped before it compared
+                continue
         except (DataError, ValueError, TypeError, KeyError) as error:
             logger.warning("%s is left out of the report: it cannot be read (%s).", file, error)
             continue

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from ray_jobs.quantize_comparison import COMPARISON, comparison_beside, comparis
 logger = logging.getLogger(__name__)
 
 GRAPH = "quantized_model.onnx"
+NOT_COMPARED: Mapping[str, Any] = MappingProxyType({"engines": []})
 
 
 def run(spec: str, overrides: Sequence[str] = ()) -> int:
@@ -67,25 +69,13 @@ def run(spec: str, overrides: Sequence[str] = ()) -> int:
         sample = draw_sample(experiment, description)  # what is wrong with it is said before the long work
         quantized = BACKENDS[backend](experiment, checkpoint, build_network(checkpoint))
         _keep_other(action, backend)
-        files = _save(action, quantized, key)  # whatever happens to the comparison, this is there
+        files = _save(action, path, quantized, key)  # whatever happens to the comparison, this is there
         candidates = [*_floats(checkpoint, quantized.float_graphs), quantized.candidate]
         comparisons = judge(candidates, sample) if sample else []
         if comparisons:
             quantized = quantized.compared(comparisons[-1])
-            _save(action, quantized, key)
-        figures = {
-            "checkpoint": path,
-            "checkpoint_sha256": storage.file_sha256(path),
-            "weights_sha256": quantized.checkpoint.weights_sha256,
-            "artifact": Path(files[0]).name,
-            "artifact_sha256": storage.file_sha256(files[0]),
-            "backend": backend,
-            "layers": quantized.checkpoint.layers,
-            "min_agreement": quantized.checkpoint.min_agreement,
-            "agrees": quantized.checkpoint.agrees,
-            **comparison_figures(candidates, comparisons, sample),
-        }
-        storage.write_text(action.path(COMPARISON), json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        figures = comparison_figures(candidates, comparisons, sample)
+        _save(action, path, quantized, key, figures)
         _tell(quantized.checkpoint, figures, files)
         logger.info("Quantized in %.1f s.", time.perf_counter() - started)
     return 0
@@ -126,17 +116,34 @@ def _keep_other(action: Action, backend: str) -> None:
             logger.info("%s of the backend %s is called %s now.", name, other, kept)
 
 
-def _save(action: Action, quantized: Quantized, key: str | None) -> list[str]:
-    files = [action.path(f"quantized_model_{short(quantized.checkpoint.backend)}.pth")]
-    save_quantized(files[0], quantized.checkpoint, encryption_key=key)
+def _save(
+    action: Action, path: str, quantized: Quantized, key: str | None, figures: Mapping[str, Any] = NOT_COMPARED
+) -> list[str]:
+    """Write what came of the checkpoint at `path`, and return the model files."""
+    made = quantized.checkpoint
+    files = [action.path(f"quantized_model_{short(made.backend)}.pth")]
+    save_quantized(files[0], made, encryption_key=key)
     if quantized.pair_graph:
         files.append(action.path(GRAPH))
         with encryption.write_model(files[1], key) as file:
             file.write(quantized.pair_graph)
+    comparison = {
+        "checkpoint": path,
+        "checkpoint_sha256": storage.file_sha256(path),
+        "weights_sha256": made.weights_sha256,
+        "artifact": Path(files[0]).name,
+        "artifact_sha256": storage.file_sha256(files[0]),
+        "backend": made.backend,
+        "layers": made.layers,
+        "min_agreement": made.min_agreement,
+        "agrees": made.agrees,
+        **figures,
+    }
+    storage.write_text(action.path(COMPARISON), json.dumps(comparison, indent=2, allow_nan=False) + "\n")
     return files
 
 
-def _tell(quantized: QuantizedCheckpoint, figures: dict[str, Any], files: list[str]) -> None:
+def _tell(quantized: QuantizedCheckpoint, figures: Mapping[str, Any], files: list[str]) -> None:
     # A column an engine: a row each would be wider than a terminal.
     names, *rows = zip(COMPARISON_COLUMNS, *map(comparison_cells, figures["engines"]), strict=True)
     out.print(result_table(f"{len(quantized.layers)} layers in {quantized.precision}", names, rows))

@@ -74,7 +74,7 @@ class Limits(BaseModel):
     batch_rows: int = Field(default=1000, gt=0, description="Pairs of a board.")
     batch_parts: int = Field(default=8000, gt=0, description="Pictures of a board.")
     request_seconds: float = Field(
-        default=60.0,
+        default=_DEFAULTS.request_timeout_s,
         gt=0,
         description="A request ends after this, slow uploads included; behind HAProxy once for each.",
     )
@@ -97,6 +97,7 @@ class ServiceSettings(Service):
             picture_pixels=self.max_picture_megapixels * 1_000_000,
             inspections=self.max_ongoing_requests or max(INSPECTIONS, self.batches),
             decoders=max(DECODERS, int(self.cpus or 0)),
+            request_seconds=self.request_timeout_s,
         )
 
     @property

@@ -137,6 +137,10 @@ class Service(Placement, Batching):
     max_picture_megapixels: Annotated[Positive, Field(le=178)] = Field(  # Pillow refuses more
         default=64, description="Largest picture, in megapixels."
     )
+    request_timeout_s: Annotated[Number, Field(ge=1, le=3600)] = Field(
+        default=60.0,
+        description="Seconds until a request ends without a verdict: more for boards that take an engine longer.",
+    )
     goldens_dir: str | None = Field(
         default=None,
         description="Where registered goldens are kept: a folder or URI that all nodes see. Unset: RESULTS/serve/goldens.",

@@ -432,12 +432,28 @@ def test_what_another_backend_left_keeps_a_name_of_its_own(with_pairs, tmp_path)
     assert (folder / "comparison_onnxruntime.json").read_bytes() == before["comparison.json"]
     assert json.loads((folder / "comparison.json").read_text())["backend"] == "torchao"
     assert not (folder / "quantized_model.onnx").exists()
-    for backend in ("onnxruntime", "torchao"):
+    rule = "quantize.layers=[{module_name: 'head.*', weights: {dtype: int8}}]"
+    assert quantize.run(with_pairs, ["quantize.backend=modelopt", rule]) == 0
+    for backend in MODELS:
         artifact = folder / f"quantized_model_{backend}.pth"
-        assert (comparison_of(str(artifact), str(folder)) or {})["backend"] == backend
+        assert str((comparison_of(str(artifact), str(folder)) or {})["backend"]).startswith(backend)
         bundle = tmp_path / backend / "bundle"
         export_quantized(load_model(str(artifact)), bundle, force=True)
-        assert (comparison_of(str(bundle), str(folder)) or {})["backend"] == backend
+        assert str((comparison_of(str(bundle), str(folder)) or {})["backend"]).startswith(backend)
+
+
+def test_a_run_that_is_stopped_while_it_compares_says_whose_files_there_are(with_pairs, tmp_path, monkeypatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "results" / "quantize"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(quantize, "judge", stop)
+        quantize.run(with_pairs, GRAPHS)
+    graph = (folder / "quantized_model.onnx").read_bytes()
+    assert comparison_of(str(folder / "quantized_model_onnxruntime.pth"), str(folder)) is None
+    assert quantize.run(with_pairs, [ALL]) == 0
+    assert (folder / "quantized_model_onnxruntime.onnx").read_bytes() == graph
 
 
 @pytest.mark.parametrize("kind", ["weights", "activations"])

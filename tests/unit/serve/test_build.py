@@ -118,7 +118,7 @@ def test_without_a_file_it_is_printed(spec):
 def test_it_is_a_verb_of_its_own_with_its_own_options(spec):
     verbs = typer.main.get_command(app).commands
     build, serve = ({each.name for each in verbs[name].params} for name in ("serve build", "serve"))
-    assert (build - serve, serve - build) == ({"out"}, {"address", "proxy"})
+    assert (build - serve, serve - build) == ({"out"}, {"address", "proxy", "key_env", "key_file"})
     explained = CliRunner().invoke(app, ["serve", "build", "--help"])
     assert explained.exit_code == 0 and "--out" in explained.stdout and "serve build [OPTIONS]" in explained.stdout
     listed = CliRunner().invoke(app, ["--help"]).stdout
@@ -149,7 +149,10 @@ def test_settings_reach_the_deployment():
     scaled = ServiceSettings(models=models, autoscaling={"min_replicas": 0, "max_replicas": 9})
     config = build(scaled)._bound_deployment._deployment_config
     assert (config.autoscaling_config.min_replicas, config.autoscaling_config.max_replicas) == (0, 9)
-    assert config.graceful_shutdown_timeout_s > scaled.limits.request_seconds
+    assert config.graceful_shutdown_timeout_s > scaled.limits.request_seconds == 60
+    patient = ServiceSettings(models=models, request_timeout_s=600)
+    config = build(patient)._bound_deployment._deployment_config
+    assert config.graceful_shutdown_timeout_s > patient.of("a").limits.request_seconds == 600
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from changenet.errors import EngineError
+
 URL = "/v2/models/pcb"
 HEADER = "inference-header-content-length"
 
@@ -101,6 +103,15 @@ def test_what_does_not_fit_is_a_problem_that_its_clients_can_read(client, change
 @pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b'{"inputs": 1}', b"\xff"])
 def test_what_is_no_request_is_refused(client, body):
     assert client.post(f"{URL}/infer", content=body).status_code == 422
+
+
+def test_what_the_engine_refuses_is_told(client, models, monkeypatch):
+    def refuses(test, golden):
+        raise EngineError("takes batches of 1 to 8", fix="Send fewer pairs.")
+
+    monkeypatch.setattr(models["pcb"].inspector.engine, "pair", refuses)
+    answer = infer(client, request_of(*pair()))
+    assert answer.status_code == 422 and "takes batches of 1 to 8. Send fewer pairs." in answer.json()["error"]
 
 
 def test_a_compressed_body_is_refused(client):
