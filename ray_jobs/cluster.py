@@ -7,7 +7,9 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
 
 from changenet.errors import ChangeNetError, RunError
 
@@ -19,6 +21,7 @@ ENVIRONMENT = {
     "GOMP_SPINCOUNT": "20000",
 }
 
+LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 LOCAL = "local"
 REACH_SECONDS = 10.0
 
@@ -34,7 +37,7 @@ def connect(address: str | None = None) -> None:
     """
     os.environ.update(ENVIRONMENT)
     # Ray Data makes Ray log an error that is none; what really fails is raised. A value that is set stays.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault(LOG_LEVEL, "fatal")
     import ray
 
     if ray.is_initialized():
@@ -44,13 +47,14 @@ def connect(address: str | None = None) -> None:
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         _reach(target)
-        ray.init(
-            address=target,
-            logging_level=logging.ERROR,
-            log_to_driver=False,  # ray_jobs.run_monitor shows what a user needs
-            include_dashboard=False if local else None,
-            runtime_env=None if local else {"env_vars": ENVIRONMENT},
-        )
+        with _log_level_unannounced():
+            ray.init(
+                address=target,
+                logging_level=logging.ERROR,
+                log_to_driver=False,  # ray_jobs.run_monitor shows what a user needs
+                include_dashboard=False if local else None,
+                runtime_env=None if local else {"env_vars": ENVIRONMENT},
+            )
     except Exception as error:  # Ray raises a plain Exception, too
         said = next(iter(str(error).splitlines()), type(error).__name__)
         if local:
@@ -61,6 +65,25 @@ def connect(address: str | None = None) -> None:
     if callable(on_terminate):  # Ray puts its own in place, which ends the process in the middle of things
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, on_terminate)
+
+
+@contextlib.contextmanager
+def _log_level_unannounced() -> Iterator[None]:
+    """Keep from stderr the line by which Ray's C++ part says that it obeys `LOG_LEVEL`; all else follows afterwards."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        terminal = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            held.seek(0)
+            for line in held:
+                if LOG_LEVEL.encode() not in line:
+                    os.write(2, line)
 
 
 def _reach(target: str) -> None:

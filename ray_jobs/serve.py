@@ -61,7 +61,7 @@ class RunningService(contextlib.AbstractContextManager["RunningService"]):
         with self.ends, contextlib.ExitStack() as after:  # whatever fails on the way
             if self.owns_ray:
                 after.callback(ray.shutdown)
-            if self.owns_serve:  # on a cluster it would outlive this process
+            if self.owns_serve and not (self.owns_ray and cluster.is_own()):  # elsewhere it would outlive this process
                 after.callback(serve.shutdown)
             serve.delete(APPLICATION)
 

@@ -24,13 +24,17 @@ PAUSE_SECONDS = 10  # as long as a client may take after the service was told to
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "proxy"), [(signal.SIGTERM, "haproxy"), (signal.SIGINT, "ray")])
 def test_it_serves_until_it_is_told_to_stop_and_answers_what_it_has_begun(
-    bundles, pictures, slow_request, number, proxy
+    bundles, pictures, slow_request, tmp_path, number, proxy
 ):
     port = free_port()
     command = [sys.executable, "-m", "ray_jobs", "serve", "--model", f"pcb={bundles['pcb']}", "--port", str(port)]
     command += ["--proxy", proxy]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    complaints = tmp_path / "stderr"
+    with (
+        complaints.open("wb") as file,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=environment) as process,
+    ):
         lines = []
         while not lines or "stop" not in lines[-1]:
             lines.append(process.stdout.readline())
@@ -47,6 +51,8 @@ def test_it_serves_until_it_is_told_to_stop_and_answers_what_it_has_begun(
         answer = begun.finish()
         assert (answer.status_code, answer.json()["model"]) == (200, "pcb"), answer.text
         assert process.wait(timeout=120) == 0
+        assert process.stdout.read() == "Stopping.\n"
+    assert complaints.read_bytes() == b""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
