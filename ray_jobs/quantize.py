@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -70,7 +71,8 @@ def run(spec: str, overrides: Sequence[str] = ()) -> int:
         quantized = BACKENDS[backend](experiment, checkpoint, build_network(checkpoint))
         _keep_other(action, backend)
         files = _save(action, path, quantized, key)  # whatever happens to the comparison, this is there
-        candidates = [*_floats(checkpoint, quantized.float_graphs), quantized.candidate]
+        floats = list(_floats(checkpoint, quantized.float_graphs))
+        candidates = [*floats, *_on_gpu([*floats, quantized.candidate]), quantized.candidate]
         comparisons = judge(candidates, sample) if sample else []
         if comparisons:
             quantized = quantized.compared(comparisons[-1])
@@ -102,6 +104,20 @@ def _floats(checkpoint: Checkpoint, graphs: Mapping[str, bytes] | None) -> Itera
         logger.info("Tracing %s, to compare with ONNX Runtime in fp32.", checkpoint.description.network["backbone"])
         graphs = export_graphs(merged(build_network(checkpoint)))
     yield Candidate.in_onnxruntime(graphs, "fp32", checkpoint.description)
+
+
+def _on_gpu(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
+    """Yield those that run on the GPU too, where there is one."""
+    if not torch.cuda.is_available():
+        return
+    for candidate in candidates:
+        there = replace(candidate, device="cuda")
+        try:
+            there.open()
+        except EngineError as error:
+            logger.info("%s %s on the GPU is left out: %s", there.engine, there.precision, error)
+        else:
+            yield there
 
 
 def _keep_other(action: Action, backend: str) -> None:

@@ -108,6 +108,7 @@ def comparison_figures(
         {
             "engine": candidate.engine,
             "precision": candidate.precision,
+            "device": candidate.device,
             "size_mb": round(candidate.size / 1e6, 3),
             **_cost(candidate).to_dict(),
             **said,

@@ -29,6 +29,7 @@ class Candidate:
         model: A checkpoint of tensors; for ONNX Runtime the graphs by file name, without the pair graph, which nothing runs.
         description: What the network says about itself.
         size: Bytes of its weights, or of its pair graph with its weights.
+        device: `cpu` or `cuda`.
     """
 
     engine: str
@@ -36,6 +37,7 @@ class Candidate:
     model: Checkpoint | QuantizedCheckpoint | Mapping[str, bytes]
     description: ModelDescription
     size: int
+    device: str = "cpu"
 
     @classmethod
     def in_pytorch(cls, checkpoint: Checkpoint | QuantizedCheckpoint, precision: str) -> Candidate:
@@ -51,7 +53,10 @@ class Candidate:
         return cls(RUNTIME, precision, split, description, size)
 
     def open(self) -> Engine:
-        """Load it on the CPU (raises as `changenet.engines.load_engine`)."""
+        """Load it on its device (raises as `changenet.engines.load_engine`)."""
         if isinstance(self.model, Mapping):
-            return OnnxRuntimeEngine(self.model.__getitem__, description=self.description, precision=self.precision)
-        return engine_of(self.model, precision=self.precision if self.precision in PRECISIONS else "fp32")
+            return OnnxRuntimeEngine(
+                self.model.__getitem__, description=self.description, precision=self.precision, device=self.device
+            )
+        precision = self.precision if self.precision in PRECISIONS else "fp32"
+        return engine_of(self.model, precision=precision, device=self.device)

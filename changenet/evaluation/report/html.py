@@ -144,7 +144,7 @@ def figure_rows(figures: Mapping[str, Any]) -> list[dict[str, str]]:
 def comparison_cells(row: Mapping[str, Any]) -> list[str]:
     """Return a row of `comparison.json` as people read it, in the order of `COMPARISON_COLUMNS`."""
     return [
-        f"{row['engine']} {row['precision']}",
+        f"{row['engine']} {row['precision']}" + (" on the GPU" if row.get("device", "cpu") != "cpu" else ""),
         number(row.get("auroc")),
         percent(row.get("false_call_rate_at_full_recall")),
         "" if row.get("agreement") is None else percent(row["agreement"]),

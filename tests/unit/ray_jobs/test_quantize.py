@@ -88,6 +88,14 @@ def test_what_this_processor_has_no_instructions_for_is_not_compared(spec, measu
     assert [(each.engine, each.precision) for each in measured] == names
 
 
+def test_what_does_not_run_on_the_gpu_is_left_out(spec, measured, monkeypatch, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(quantize.torch.cuda, "is_available", lambda: True)  # a driver, and packages without CUDA
+    assert quantize.run(spec, [ALL]) == 0
+    assert {each.device for each in measured} == {"cpu"}
+    assert caplog.text.count("on the GPU is left out") == len(measured)
+
+
 def test_without_onnxruntime_pytorch_alone_is_compared(spec, measured, monkeypatch, caplog) -> None:
     def missing() -> None:
         raise EngineError("onnxruntime is not installed")
