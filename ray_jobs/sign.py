@@ -59,13 +59,17 @@ def verify(bundles: Sequence[str], *, trusted_keys: Sequence[str] = ()) -> int:
         CheckpointError: What is wrong with bundles, all at once.
     """
     problems: list[Problem] = []
-    signed = " and signed by a trusted key" if trusted_keys else ""
     for folder in bundles:
         try:
             bundle = read_bundle(folder, trusted_keys=trusted_keys)
         except CheckpointError as error:
             problems += [problem for problem in error.problems if problem not in problems]
         else:
+            signed = ""
+            if trusted_keys:
+                signed = " and signed by a trusted key"
+            elif storage.exists(storage.join(folder, signing.SIGNATURE)):
+                signed = "; it carries a signature, which --trusted-key FILE verifies"
             out.print(f"{folder} (version {bundle.version}) is whole{signed}", soft_wrap=True)
     if problems:
         raise CheckpointError(problems)

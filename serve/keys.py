@@ -109,7 +109,7 @@ def _wrong(content: list[str], names: set[str]) -> str:
     if not _NAME.fullmatch(name):
         return "the name is not 1 to 64 letters, digits, dots, dashes or underscores"
     if name in names:
-        return f"the name {name!r} is there twice"
+        return f"the name {name!r} is there already"
     if not set(scopes.split(",")) <= set(Scope):
         return f"the scopes are not {' or '.join(Scope)} (or both, with a comma)"
     return "" if _HASH.fullmatch(digest) else "the hash is not sha256: and 64 hexadecimal digits"

@@ -63,6 +63,22 @@ def open_models(settings: ServiceSettings, metrics: Metrics, names: Sequence[str
 
 def _open(name: str, configured: tuple[ModelSettings, ...], load: Load, files: StateFiles | None) -> ModelSlot:
     """Load what the state of a model wants; where that fails, what was before, or else what is configured."""
+    state, main = wanted_state(name, configured, files)
+    active, source, behind = _first(name, [state.active, *filter(None, [state.previous]), main], load)
+    shadow = None
+    if state.shadow is not None:
+        try:
+            shadow = Shadow(load(name, state.shadow.source), state.shadow, beside=active)
+        except ChangeNetError as error:
+            logger.error("The shadow of %r cannot be loaded: %s", name, error)
+            behind = behind or f"No shadow: {error}"
+    return ModelSlot(active, state, source=source, shadow=shadow, behind=behind)
+
+
+def wanted_state(
+    name: str, configured: tuple[ModelSettings, ...], files: StateFiles | None
+) -> tuple[ModelState, Source]:
+    """Return what a model should be: as its last change left it, unless it is configured anew; and the configured bundle."""
     main = next(model for model in configured if model.traffic == 1)
     aside = next((model for model in configured if model.traffic < 1), None)
     candidate = Candidate(source=aside.source, traffic=aside.traffic) if aside else None
@@ -72,17 +88,7 @@ def _open(name: str, configured: tuple[ModelSettings, ...], load: Load, files: S
     except DataError as error:
         logger.error("The configuration of %r counts: %s", name, error)
         changed = None
-    if changed is not None and changed.configured == configured:
-        state = changed
-    active, source, behind = _first(name, [state.active, *filter(None, [state.previous]), main.source], load)
-    shadow = None
-    if state.shadow is not None:
-        try:
-            shadow = Shadow(load(name, state.shadow.source), state.shadow, beside=active)
-        except ChangeNetError as error:
-            logger.error("The shadow of %r cannot be loaded: %s", name, error)
-            behind = behind or f"No shadow: {error}"
-    return ModelSlot(active, state, source=source, shadow=shadow, behind=behind)
+    return (changed if changed is not None and changed.configured == configured else state), main.source
 
 
 def _first(name: str, sources: Sequence[Source], load: Load) -> tuple[ServedModel, Source, str | None]:

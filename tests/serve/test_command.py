@@ -1,5 +1,6 @@
 """`changenet serve` as a process of its own."""
 
+import contextlib
 import os
 import re
 import signal
@@ -61,6 +62,34 @@ def test_it_serves_until_it_is_told_to_stop_and_answers_what_it_has_begun(
             return
         time.sleep(0.5)
     raise AssertionError("something still answers")
+
+
+@pytest.mark.slow
+def test_a_signal_as_soon_as_it_is_ready_stops_it_and_a_swap_is_told_at_the_next_start(bundles, successor, tmp_path):
+    port = free_port()
+    command = [sys.executable, "-m", "ray_jobs", "serve", "--model", f"pcb={bundles['pcb']}", "--port", str(port)]
+    url, environment = f"http://127.0.0.1:{port}", {**os.environ, "RAY_AUTH_MODE": "disabled"}
+
+    def run(then):
+        with subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        ) as process:
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline:
+                with contextlib.suppress(httpx.TransportError):
+                    if httpx.get(f"{url}/v2/health/ready", timeout=5).status_code == 200:
+                        break
+                time.sleep(0.05)
+            then()
+            process.send_signal(signal.SIGTERM)
+            said, complaints = process.communicate(timeout=120)
+        assert (process.returncode, complaints) in ((0, ""), (1, "Interrupted.\n"))
+        return said
+
+    run(lambda: None)
+    change = {"bundle": successor}
+    run(lambda: httpx.post(f"{url}/v1/models/pcb/swap", json=change, timeout=60).raise_for_status())
+    assert f"pcb is {successor} since a swap, not {bundles['pcb']}" in run(lambda: time.sleep(3))
 
 
 def test_a_ray_serve_that_does_not_start_is_one_line_and_leaves_nothing_behind(bundles, tmp_path, monkeypatch):
