@@ -8,30 +8,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
 from changenet import passphrase
-from changenet.errors import DataError, EngineError, RunError
+from changenet.errors import EngineError, RunError
 from changenet.spec.serve import Listening
 from ray_jobs import cluster
-from ray_jobs.console import out
 from ray_jobs.listening import in_url
 from ray_jobs.serve_check import check, is_remote
+from ray_jobs.serve_console import announce, signals
 from ray_jobs.serve_proxy import in_front
 from ray_jobs.serve_settings import APPLICATION, choose, http_options, warn_if_open
 from ray_jobs.tls import Tls, probe_context
 from serve.environment import ENVIRONMENT
-from serve.form import part_name
-from serve.loading import wanted_state
-from serve.model_state import StateFiles
-from serve.problems import HttpError
 from serve.settings import ServiceSettings
 
 DEFAULTS = Listening()
@@ -126,13 +120,13 @@ def run(
     settings, host, port, tls = chosen.settings, chosen.host, chosen.port, chosen.tls
     lights = check(settings, host=host, port=port, address=address, tls=tls, proxy=chosen.proxy)
     with contextlib.ExitStack() as stack:
-        wait_for_signal = stack.enter_context(_signals())
+        wait_for_signal = stack.enter_context(signals())
         if chosen.action:
             stack.enter_context(chosen.action)
         service = stack.enter_context(
             start(settings, host=host, port=port, address=address, tls=tls, proxy=chosen.proxy)
         )
-        _tell(service.url, settings, lights)
+        announce(service.url, settings, lights)
         wait_for_signal()
     return 0
 
@@ -211,65 +205,6 @@ def _wait_until_ready(url: str) -> None:
             time.sleep(0.1)
     fix = "Ray Serve on this cluster may listen elsewhere already."
     raise EngineError(f"nothing answers within {START_SECONDS} s", where=url, fix=fix)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[Callable[[], None]]:
-    """Give what waits for SIGINT or SIGTERM; one that comes before interrupts the start, which then leaves nothing behind."""
-    told = threading.Event()
-    waiting = False
-
-    def tell(*_: object) -> None:
-        if not waiting:
-            raise KeyboardInterrupt
-        told.set()
-
-    def wait() -> None:
-        nonlocal waiting
-        waiting = True
-        told.wait()
-        out.print("Stopping.")
-        restore()
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    previous = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield wait
-    finally:
-        restore()
-
-
-def _tell(url: str, settings: ServiceSettings, lights: Sequence[str]) -> None:
-    name = settings.models[0].name
-    parts = " ".join(
-        f"-F {part_name(role, light)}=@{role}{'_' if light else ''}{light}.png"
-        for role in ("test", "golden")
-        for light in lights
-    )
-    names = ", ".join(dict.fromkeys(model.name for model in settings.models))
-    key = '-H "Authorization: Bearer $KEY" ' if settings.keys_file else ""
-    for line in (
-        f"Serving {names} on {url}",
-        *_swapped(settings),
-        f"  page     {url}/",
-        f"  example  curl {key}{parts} {url}/v1/models/{name}/inspect",
-        "  stop     Ctrl-C",
-    ):
-        out.print(line, soft_wrap=True)
-
-
-def _swapped(settings: ServiceSettings) -> Iterator[str]:
-    """Yield a line a model that an earlier swap left with another bundle than the configured one."""
-    if settings.goldens_dir is None:
-        return
-    for name in dict.fromkeys(model.name for model in settings.models):
-        with contextlib.suppress(DataError, HttpError):  # a folder that only the replicas see
-            state, configured = wanted_state(name, settings.of(name).models, StateFiles(settings.goldens_dir))
-            if state.active != configured:
-                yield f"  swapped  {name} is {state.active.bundle} since a swap, not {configured.bundle}; rollback returns"
 
 
 def _reason() -> str:
