@@ -112,7 +112,8 @@ class TrainedNetwork:
 
     def _no_gpu(self) -> EngineError:
         what = "TensorRT runs on GPUs, and no worker has one"
-        fix = "Run on a cluster with GPUs, or name a checkpoint or a bundle and leave engine and trt_engine out."
+        keys = f"{self._action}.engine and {self._action}.trt_engine"
+        fix = f"Run on a cluster with GPUs, or name a checkpoint or a bundle and leave {keys} out."
         return EngineError(what, where=self.file.path, fix=fix)
 
     def rows(self, split: Literal["validation", "test", "infer"]) -> PairSource:

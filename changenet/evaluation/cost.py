@@ -29,7 +29,7 @@ class Cost:
         latency_ms: Median milliseconds of scoring a batch, by its pairs, goldens encoded each time.
         pairs_per_second: At the largest batch.
         memory_mb: Most memory that the process held, in MB, Python and the runtimes included; None where the operating
-            system does not say.
+            system does not say, and on a GPU, whose memory counts there.
     """
 
     latency_ms: dict[str, float | None]
@@ -69,7 +69,7 @@ def measure(candidate: Candidate) -> Cost:
 
 def _answer(pipe: Connection) -> None:
     candidate: Candidate = pickle.loads(pipe.recv_bytes())  # noqa: S301 - of the process that started us
-    engine, description = candidate.open(), candidate.description
+    engine, description, on_cpu = candidate.open(), candidate.description, candidate.device == "cpu"
     del candidate  # the engine has copied what it needs
     shape, goldens = description.layout.shape, description.num_golden
     latency = {str(batch): median_seconds(engine, batch, shape, goldens) for batch in BATCHES}
@@ -78,7 +78,7 @@ def _answer(pipe: Connection) -> None:
         Cost(
             latency_ms={batch: round(1000 * seconds, 3) for batch, seconds in latency.items()},
             pairs_per_second=round(largest / latency[str(largest)], 1),
-            memory_mb=_peak(),
+            memory_mb=_peak() if on_cpu else None,
         )
     )
 
