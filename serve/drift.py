@@ -1,9 +1,9 @@
 """Whether the scores of today are those of the validation set: the population stability index (PSI).
 
-Below 0.1 the two are alike, above 0.25 something has changed: the camera, the light, the parts. Ten bins that hold about
-equally many validation scores each are compared. Production sees far fewer defects than a validation set, which alone
-would look like a change; so PASS and defect scores of the validation set are mixed in the share in which the scores of
-the window fail. How that share itself moves, the counts of decisions tell.
+Below 0.1 the two are alike, above 0.25 something has changed: the camera, the light, the parts. At most ten bins that hold
+about equally many validation scores each are compared, fewer where the validation set is small. Production sees far fewer
+defects than a validation set, which alone would look like a change; so PASS and defect scores of the validation set are mixed
+in the share in which the scores of the window fail. How that share itself moves, the counts of decisions tell.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 10
+SCORES_A_BIN = 20  # of the validation set, at least: chance alone adds about 1 / SCORES_A_BIN to the index
 WINDOW = 2000  # scores
 LEAST = 200  # below, chance alone gives an index over 0.05
 EVERY = 50
@@ -54,7 +55,7 @@ class ScoreWindow:
         good, bad = np.asarray(histogram["PASS"], float), np.asarray(histogram["defect"], float)
         self._threshold = threshold
         starts = _equal_parts(good + bad)
-        self._borders = np.asarray(histogram["edges"], float)[starts[1:]]  # outside, the first and last bin go on
+        self._borders = borders(histogram)
         kinds = [np.add.reduceat(counts, starts) for counts in (good, bad) if counts.sum()]
         self._good, self._bad = (
             _shares(kinds[0]),
@@ -89,9 +90,16 @@ def has_scores(histogram: Mapping[str, Sequence[float]]) -> bool:
     return bool(histogram.get("edges")) and sum(histogram["PASS"]) + sum(histogram["defect"]) > 0
 
 
+def borders(histogram: Mapping[str, Sequence[float]]) -> Counts:
+    """Return the scores, at most `BINS` - 1, that part validation scores into equal shares; outside, the end bins go on."""
+    starts = _equal_parts(np.asarray(histogram["PASS"], float) + np.asarray(histogram["defect"], float))
+    return np.asarray(histogram["edges"], float)[starts[1:]]
+
+
 def _equal_parts(counts: Counts) -> list[int]:
     """Return where each of at most `BINS` groups of neighbouring bins begins, so that all hold about equally much."""
+    parts = min(BINS, max(2, int(counts.sum() // SCORES_A_BIN)))
     reached = np.cumsum(counts) / counts.sum()
-    wanted = np.arange(1, BINS) / BINS
+    wanted = np.arange(1, parts) / parts
     ends = np.searchsorted(reached, wanted - 1e-9) + 1
     return [0, *(int(end) for end in np.unique(ends) if end < len(counts))]

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from changenet.inspection import Verdict
-from serve.drift import population_stability
+from serve.drift import BINS, borders, has_scores, population_stability
 from serve.form import PairForm
 from serve.inspector import ServedModel
 from serve.model_state import Candidate
 from serve.problems import HttpError
 from serve.schemas import ShadowReport
 
-BINS = 20
 WAITING_BYTES = 64 << 20  # of pictures; what is more is not looked at: the requests that are answered come first
 AT_ONCE = 4
 
@@ -41,8 +41,8 @@ class Tally(BaseModel):
     candidate_scores: list[int] = [0] * BINS
     active_scores: list[int] = [0] * BINS
 
-    def add(self, active: Verdict, candidate: Verdict, edges: Sequence[float]) -> None:
-        """Count one pair; `edges` (BINS - 1) divide the scores."""
+    def add(self, active: Verdict, candidate: Verdict, borders: NDArray[np.float64]) -> None:
+        """Count one pair; `borders` (BINS - 1 at most) part the scores."""
         difference = abs(active.score - candidate.score)
         self.pairs += 1
         self.agreements += active.prediction == candidate.prediction
@@ -51,7 +51,7 @@ class Tally(BaseModel):
         self.difference += difference
         self.largest = max(self.largest, difference)
         for counts, verdict in ((self.active_scores, active), (self.candidate_scores, candidate)):
-            counts[int(np.searchsorted(edges, verdict.score))] += 1
+            counts[int(np.searchsorted(borders, verdict.score, side="right"))] += 1
 
     def plus(self, other: Tally) -> Tally:
         """Return both together."""
@@ -101,8 +101,8 @@ class Shadow:
         self.beside = beside
         self.tally = Tally()
         self.unsaved = False
-        edges = candidate.inspector.description.validation_scores.get("edges") or (0.0, 1.0)
-        self._edges = np.linspace(edges[0], edges[-1], BINS + 1)[1:-1].tolist()
+        scores = candidate.inspector.description.validation_scores
+        self._borders = borders(scores) if has_scores(scores) else np.linspace(0, 1, BINS + 1)[1:-1]
         self._waiting: list[_Waiting] = []  # a heap
         self._bytes = 0
         self._judges: set[asyncio.Task[None]] = set()
@@ -152,7 +152,7 @@ class Shadow:
             self.tally.errors += 1
             logger.exception("The shadow of %r failed", self.candidate.name)
         else:
-            self.tally.add(verdict, inspected.verdict, self._edges)
+            self.tally.add(verdict, inspected.verdict, self._borders)
         self.unsaved = True
 
 

@@ -150,11 +150,33 @@ def test_a_confusion_matrix_of_nothing_has_every_class() -> None:
 
 
 def test_the_histogram_counts_every_score_once() -> None:
-    histogram = score_histogram([0.0, 0.5, 1.0, 4.0], [False, False, True, True], bins=8)
+    histogram = score_histogram([0.0, 0.5, 1.0, 4.0], [False, False, True, True])
     assert histogram["edges"][0] == 0
     assert histogram["edges"][-1] == 4
     assert (sum(histogram["PASS"]), sum(histogram["defect"])) == (2, 2)
     assert score_histogram([0.2], [False])["edges"][-1] == 1
+
+
+def test_the_histogram_of_a_sharp_network_parts_the_scores_of_each_kind_evenly() -> None:
+    logits = np.random.default_rng(0).normal(-12, 1.5, 1000)
+    scores = 1 / (1 + np.exp(np.concatenate([logits, -logits])))
+    histogram = score_histogram(scores, np.arange(2000) >= 1000)
+    for kind in ("PASS", "defect"):
+        assert max(histogram[kind]) <= 100, "no bin holds more than two of the 20 shares"
+
+
+@given(
+    scores=st.lists(st.floats(0, 3, width=32), max_size=60),
+    kinds=st.lists(st.booleans(), min_size=60, max_size=60),
+)
+def test_a_histogram_keeps_its_even_edges_and_all_scores(scores: list[float], kinds: list[bool]) -> None:
+    is_defect = kinds[: len(scores)]
+    histogram = score_histogram(scores, is_defect)
+    edges = np.array(histogram["edges"])
+    assert (np.diff(edges) > 0).all()
+    assert set(np.linspace(0, max(1.0, *scores, 1.0), 51)) <= set(edges)
+    assert sum(histogram["defect"]) == sum(is_defect)
+    assert sum(histogram["PASS"]) == len(scores) - sum(is_defect)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,29 @@ def test_good_parts_that_look_worse_are_drift(histogram):
     assert last(ScoreWindow(histogram, 0.5), good(1000, 8, shift=0.08)) > 0.25
 
 
+def sharp(count, seed=0, shift=0.0, kind=-1):
+    """Scores of a network whose PASS scores all lie below 0.001: softmax of logits that are far apart."""
+    return 1 / (1 + np.exp(-kind * np.random.default_rng(seed).normal(12 - shift, 1.5, count)))
+
+
+@pytest.mark.parametrize(("good_count", "bad_count"), [(1000, 250), (120, 30)])
+def test_the_scores_of_a_sharp_network_drift_long_before_a_decision_changes(good_count, bad_count):
+    validation = np.concatenate([sharp(good_count), sharp(bad_count, 1, kind=1)])
+    scores = score_histogram(validation, np.arange(good_count + bad_count) >= good_count)
+    assert sharp(1000, 2, shift=3).max() < 0.1, "far below the threshold"
+    assert last(ScoreWindow(scores, 0.5), sharp(1000, 2, shift=3)) > 0.25
+    assert last(ScoreWindow(scores, 0.5), sharp(1000, 2)) < 0.1
+    mixed = np.random.default_rng(3).permutation(np.concatenate([sharp(950, 4), sharp(50, 5, kind=1)]))
+    assert last(ScoreWindow(scores, 0.5), mixed) < 0.1
+
+
+def test_a_small_validation_set_is_no_drift_by_chance():
+    for seed in range(10):
+        validation = np.concatenate([good(32, seed), bad(8, seed)])
+        window = ScoreWindow(score_histogram(validation, np.arange(40) >= 32), 0.5)
+        assert last(window, good(1000, seed + 100)) < 0.25
+
+
 def test_old_scores_are_forgotten(histogram):
     window = ScoreWindow(histogram, 0.5)
     assert last(window, good(WINDOW, 8, shift=0.2)) > 0.25

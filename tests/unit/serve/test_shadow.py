@@ -6,6 +6,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from changenet.evaluation.metrics import score_histogram
+from changenet.inspection import Verdict
 from serve import shadow as module
 from serve.form import PairForm
 from serve.inspector import ServedModel
@@ -116,3 +118,19 @@ def test_a_score_that_is_no_number_is_an_error_of_the_candidate(shadow_of, pictu
     shadow.candidate.inspector.engine.compare = lambda tests, _: np.full(len(tests[0]), np.nan, np.float32)
     asyncio.run(judged(shadow, board(picture, 3)))
     assert (shadow.tally.pairs, shadow.tally.errors) == (0, 3)
+
+
+def test_the_drift_of_a_sharp_candidate_is_seen(shadow_of):
+    """Both say PASS to all; the scores of the candidate lie ten times as high."""
+    shadow = shadow_of()
+    logits = np.random.default_rng(0).normal(-12, 1.5, 1000)
+    scores = 1 / (1 + np.exp(-logits))
+    description = shadow.candidate.inspector.description
+    histogram = score_histogram(scores, np.zeros(1000, bool))
+    shadow.candidate.inspector.description = dataclasses.replace(description, validation_scores=histogram)
+    shadow = Shadow(shadow.candidate, shadow.wanted, beside=shadow.beside)
+    active = [Verdict(score=score, threshold=0.5, prediction="PASS") for score in scores]
+    for before in active:
+        shadow.tally.add(before, dataclasses.replace(before, score=10 * before.score), shadow._borders)
+    report = shadow.tally.report(model="pcb", active="1", candidate="2", traffic=1.0)
+    assert report.agreement == 1 and report.drift > 0.25
