@@ -11,7 +11,8 @@ from fastapi import APIRouter, Request
 from serve.access import open_to
 from serve.inspector import ServedModel
 from serve.keys import Scope
-from serve.manifest import ManifestRow, Row, read_board
+from serve.form import PairForm
+from serve.manifest import ManifestRow, read_board
 from serve.problems import HttpError, problem_of
 from serve.schemas import BoardInspection, BoardTiming, RowError, RowResult
 from serve.service import InService, Served, keeps, milliseconds, multipart_body
@@ -40,6 +41,7 @@ async def inspect_batch(model: Served, service: InService, request: Request) -> 
             request, lights=description.layout.lights, num_golden=description.num_golden, limits=service.limits
         )
         read = time.perf_counter()
+        service.metrics.stage(model.name, "read", read - started)
         ahead = asyncio.Semaphore(BATCHES_AHEAD * model.queue.settings.max_batch_size)
         async with model.boards, asyncio.TaskGroup() as group:
             tasks = [group.create_task(_result(model, row, ahead)) for row in rows]
@@ -59,14 +61,14 @@ async def inspect_batch(model: Served, service: InService, request: Request) -> 
     )
 
 
-async def _result(model: ServedModel, row: Row, ahead: asyncio.Semaphore) -> RowResult:
-    pair = row.pair
+async def _result(model: ServedModel, pair: PairForm, ahead: asyncio.Semaphore) -> RowResult:
+    row = pair.row or ""
     async with ahead:
         try:
             inspected = await model.inspect(pair)
         except HttpError as problem:
             return RowResult(
-                id=row.id,
+                id=row,
                 score=None,
                 threshold=model.inspector.description.threshold.value if pair.threshold is None else pair.threshold,
                 threshold_source=pair.threshold_source,
@@ -75,7 +77,7 @@ async def _result(model: ServedModel, row: Row, ahead: asyncio.Semaphore) -> Row
                 error=RowError(**problem_of(problem)),
             )
     return RowResult(
-        id=row.id,
+        id=row,
         score=inspected.verdict.score,
         threshold=inspected.verdict.threshold,
         threshold_source=pair.threshold_source,

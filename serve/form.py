@@ -11,6 +11,7 @@ from typing import Literal
 from fastapi import Request
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from serve.heads import request_id_of
 from serve.problems import HttpError
 from serve.settings import DOTS, NAME_PATTERN
 
@@ -31,12 +32,16 @@ class PairForm:
         goldens: The same for each golden, in the order of the parts; none with `golden_id`.
         golden_id: A registered golden.
         threshold: Takes the place of the model's.
+        request_id: Of the request that it came with.
+        row: Its id on a board; None: it came alone.
     """
 
     test: Picture
     goldens: tuple[Picture, ...]
     golden_id: str | None = None
     threshold: float | None = None
+    request_id: str = ""
+    row: str | None = None
 
     @property
     def threshold_source(self) -> Literal["model", "request"]:
@@ -128,7 +133,7 @@ async def read_pair(request: Request, *, lights: Sequence[str], num_golden: int)
     tests = _take(uploads, "test", lights, at_most=1, problems=problems)
     goldens = _take(uploads, "golden", lights, at_most=num_golden, problems=problems) if golden_id is None else []
     _refuse(uploads, ("test", "golden"), lights, problems)
-    return PairForm(tests[0], tuple(goldens), golden_id, threshold)
+    return PairForm(tests[0], tuple(goldens), golden_id, threshold, request_id_of(request.scope))
 
 
 async def read_goldens(request: Request, *, lights: Sequence[str], num_golden: int) -> tuple[Picture, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from serve.form import PairForm, Picture, Uploads, read_parts, refuse_fields
+from serve.heads import request_id_of
 from serve.problems import HttpError
 from serve.settings import Limits, Name
 
@@ -37,15 +38,7 @@ class ManifestRow(BaseModel):
 _ROWS = TypeAdapter(list[ManifestRow])
 
 
-@dataclass(frozen=True)
-class Row:
-    """One component with its pictures."""
-
-    id: str
-    pair: PairForm
-
-
-async def read_board(request: Request, *, lights: Sequence[str], num_golden: int, limits: Limits) -> list[Row]:
+async def read_board(request: Request, *, lights: Sequence[str], num_golden: int, limits: Limits) -> list[PairForm]:
     """Read the body of a request to `inspect_batch`.
 
     Args:
@@ -76,13 +69,13 @@ async def read_board(request: Request, *, lights: Sequence[str], num_golden: int
     if len(rows) > limits.batch_rows:
         raise HttpError(413, "request-too-large", f"{len(rows)} rows; this service takes at most {limits.batch_rows}.")
     problems = [f"the id {each!r} is there {count} times" for each, count in _repeated(row.id for row in rows)]
-    board = [Row(row.id, _pair(row, uploads, lights, num_golden, problems)) for row in rows]
+    pairs = [_pair(row, uploads, lights, num_golden, problems) for row in rows]
     unused = set(uploads) - {name for row in rows for picture in _pictures(row) for name in picture.values()}
     problems += [f"no row names the part {name!r}" for name in sorted(unused)]
     problems += [f"the part {name!r} is there {len(files)} times" for name, files in uploads.items() if len(files) > 1]
     if problems:
         raise HttpError(422, "wrong-fields", _shown(problems), problems=problems[:SHOWN_PROBLEMS])
-    return board
+    return [replace(pair, request_id=request_id_of(request.scope)) for pair in pairs]
 
 
 def _pair(row: ManifestRow, uploads: Uploads, lights: Sequence[str], num_golden: int, problems: list[str]) -> PairForm:
@@ -94,7 +87,7 @@ def _pair(row: ManifestRow, uploads: Uploads, lights: Sequence[str], num_golden:
         found.append(f"{len(goldens)} goldens; this model takes at most {num_golden}")
     test, *others = (_picture(each, uploads, lights, found) for each in (row.test, *goldens))
     problems += [f"row {row.id!r}: {each}" for each in found]
-    return PairForm(test, tuple(others), row.golden_id, row.threshold)
+    return PairForm(test, tuple(others), row.golden_id, row.threshold, row=row.id)
 
 
 def _picture(parts: Mapping[str, str], uploads: Uploads, lights: Sequence[str], problems: list[str]) -> Picture:

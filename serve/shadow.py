@@ -153,7 +153,16 @@ class Shadow:
             logger.exception("The shadow of %r failed", self.candidate.name)
         else:
             self.tally.add(verdict, inspected.verdict, self._borders)
+            self._record(form, verdict, inspected.verdict)
         self.unsaved = True
+
+
+    def _record(self, form: PairForm, active: Verdict, candidate: Verdict) -> None:
+        """Write both scores to the log, where whoever wants to know about one pair finds it."""
+        scores = {"score": active.score, "prediction": active.prediction, "version": self.beside.version}
+        shadow = {"score": candidate.score, "prediction": candidate.prediction, "version": self.candidate.version}
+        where = {"http_request_id": form.request_id, "row": form.row, "model": self.candidate.name}
+        logger.info("shadow", extra={**where, **scores, "shadow": shadow, "log_to_stderr": False})
 
 
 @dataclass(frozen=True, order=True)

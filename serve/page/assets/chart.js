@@ -22,6 +22,20 @@ function mark(x, kind, label, y) {
   ];
 }
 
+// Bundles part the scores of a sharp network far finer than a screen shows: bins too narrow to see are drawn as one.
+function columns({ edges = [], PASS = [], defect = [] }) {
+  const narrowest = 0.999 * (edges.at(-1) - edges[0]) / 50;
+  const drawn = [];
+  let from = 0;
+  for (let to = 1; to < edges.length; to += 1) {
+    if (edges[to] - edges[from] < narrowest && to < edges.length - 1) continue;
+    const counts = { PASS: sum(PASS.slice(from, to)), defect: sum(defect.slice(from, to)) };
+    drawn.push({ from: edges[from], to: edges[to], counts });
+    from = to;
+  }
+  return drawn;
+}
+
 export function drawScores(chart, caption, model, answer = null) {
   const scores = model.validation_scores;
   const edges = scores.edges ?? [];
@@ -31,21 +45,20 @@ export function drawScores(chart, caption, model, answer = null) {
   const low = Math.min(...values);
   const span = Math.max(...values) - low || 1;
   const at = (value) => ((value - low) / span) * WIDTH;
+  const drawn = columns(scores);
   // Square roots keep one defect visible beside a thousand good parts.
-  const highest = Math.sqrt(Math.max(1, ...(scores.PASS ?? []), ...(scores.defect ?? [])));
-  const shared = (index) => scores.PASS[index] && scores.defect[index];
-  const bars = ["PASS", "defect"].flatMap((kind, second) =>
-    (scores[kind] ?? []).flatMap((count, index) => {
-      if (!count) return [];
-      const bin = at(edges[index + 1]) - at(edges[index]);
-      const width = shared(index) ? bin / 2 : bin;
-      const height = Math.max(2, (Math.sqrt(count) / highest) * (BASE - TOP));
+  const highest = Math.sqrt(Math.max(1, ...drawn.flatMap(({ counts }) => Object.values(counts))));
+  const bars = drawn.flatMap(({ from, to, counts }) => {
+    const kinds = Object.keys(counts).filter((kind) => counts[kind]);
+    const width = (at(to) - at(from)) / kinds.length;
+    return kinds.map((kind, position) => {
+      const height = Math.max(2, (Math.sqrt(counts[kind]) / highest) * (BASE - TOP));
       return element("rect", {
-        x: at(edges[index]) + (shared(index) ? second * width : 0), y: BASE - height,
+        x: at(from) + position * width, y: BASE - height,
         width: Math.max(1.5, width - 1), height, class: kind.toLowerCase(),
       });
-    }),
-  );
+    });
+  });
   const ends = [
     element("line", { x1: 0, x2: WIDTH, y1: BASE, y2: BASE, class: "axis" }),
     element("text", { x: 0, y: BASE + 22, "text-anchor": "start" }, short(low)),

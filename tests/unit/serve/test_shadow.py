@@ -113,6 +113,21 @@ def test_the_work_of_its_engine_is_counted_apart_and_nothing_it_decides(shadow_o
     assert all(value > 0 and tags == {"model": "pcb (shadow)"} for _, value, tags in counted)
 
 
+def test_both_scores_of_every_pair_are_in_the_log(shadow_of, picture, caplog):
+    shadow = shadow_of()
+    forms = [dataclasses.replace(form, request_id="r1", row=f"R{row}") for row, form in enumerate(board(picture, 3))]
+    with caplog.at_level("INFO", logger="serve.shadow"):
+        asyncio.run(judged(shadow, forms))
+    found = {record.row: record for record in caplog.records if record.msg == "shadow"}
+    assert found.keys() == {"R0", "R1", "R2"}
+    assert (found["R2"].http_request_id, found["R2"].model, found["R2"].version) == ("r1", "pcb", "1")
+    assert found["R2"].score == 0 and found["R2"].shadow == {
+        "score": pytest.approx(2 / 255),
+        "prediction": "PASS",
+        "version": "2",
+    }
+
+
 def test_a_score_that_is_no_number_is_an_error_of_the_candidate(shadow_of, picture):
     shadow = shadow_of()
     shadow.candidate.inspector.engine.compare = lambda tests, _: np.full(len(tests[0]), np.nan, np.float32)
