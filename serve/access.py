@@ -5,6 +5,7 @@ Without a file of keys none of this is in place.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
@@ -20,6 +21,7 @@ from serve.problems import HttpError, problem_response
 # Health, for probes; the page and its own files, which hold nothing of the user's: it asks for the key itself.
 OPEN_PATHS = ("/v2/health/", "/page/")
 PAGE = "/"
+LOOK_SECONDS = 0.5  # that one request in a second waits at most for a look at the file of keys
 CHALLENGE = 'Bearer realm="changenet"'
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
@@ -60,12 +62,14 @@ async def check_scope(request: Request, _header: Annotated[object, Security(_bea
 class KeyGuard:
     """Answers 401 to a request without a valid `Authorization: Bearer KEY`, before anything of it is read.
 
-    Routes find the key, or None, as `request.state.key`.
+    Routes find the key, or None, as `request.state.key`. A change of the file of keys counts within a second, in every
+    replica by itself; while the share that it is on hangs the last good keys stay in force, and no other request waits.
     """
 
     def __init__(self, app: ASGIApp, ring: keys.KeyRing) -> None:
         self.app = app
         self.ring = ring
+        self._looking: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -74,6 +78,7 @@ class KeyGuard:
             return
         kind, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
         given = secret.strip() if kind.lower() == "bearer" else ""
+        await self._look()
         key = self.ring.find(given) if given else None
         state = scope.setdefault("state", {})
         state["key"] = key
@@ -83,6 +88,12 @@ class KeyGuard:
             await problem_response(scope, _refusal(bool(given)))(scope, receive, send)
             return
         await self.app(scope, receive, send)
+
+    async def _look(self) -> None:
+        if not self.ring.stale or (self._looking and not self._looking.done()):
+            return
+        self._looking = asyncio.create_task(asyncio.to_thread(self.ring.refresh))
+        await asyncio.wait({self._looking}, timeout=LOOK_SECONDS)
 
 
 def _refusal(given: bool) -> HttpError:

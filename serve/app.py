@@ -64,6 +64,10 @@ class Inspection:
             remotes=self._remotes,
         )
 
+    def check_health(self) -> None:
+        """Raise where an engine fails again and again: Ray Serve then starts another replica in place of this one."""
+        self._keeper.check_health()
+
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new settings of batches while requests are under way."""
         _rebatch(self._settings, self._keeper, user_config)
@@ -87,6 +91,10 @@ class ModelReplica:
     async def answer(self, request: Forwarded) -> Answered:
         """Answer a request."""
         return await answer(self._app, request)
+
+    def check_health(self) -> None:
+        """As of `Inspection`."""
+        self._keeper.check_health()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new settings of batches; Ray Serve calls it first when a replica starts, from then on it follows the others."""

@@ -2,6 +2,9 @@
 
 Ray Serve's own `@serve.batch` closes a batch as soon as its waiting time is over, whether the engine is free or not;
 without a waiting time every batch under load would hold one request, and with one every lone request would wait for it.
+
+What is urgent waits in a lane of its own, so a pair that a station asks for is in the next batch though boards of hundreds
+of pairs came first.
 """
 
 from __future__ import annotations
@@ -53,20 +56,22 @@ class BatchQueue(Generic[Item, Result]):
         self.settings = settings
         self._work = work
         self._size = size
-        self._waiting: deque[_Waiting] = deque()
+        self._urgent: deque[_Waiting] = deque()
+        self._others: deque[_Waiting] = deque()
+        self._lanes = (self._urgent, self._others)  # the one that goes first next time is the last
         self._changed = threading.Condition()
         self._closed = False
         self._name = name
         self._thread: threading.Thread | None = None
 
-    async def submit(self, item: Item) -> Result:
+    async def submit(self, item: Item, *, urgent: bool = False) -> Result:
         """Return the result for `item`; an item whose caller has gone is skipped."""
-        result: Result = await self._put(_Waiting(item, self._size(item)))
+        result: Result = await self._put(_Waiting(item, self._size(item)), self._urgent if urgent else self._others)
         return result
 
     async def run(self, function: Callable[[], Answer]) -> Answer:
         """Run other work in the engine's thread, between two batches."""
-        answer: Answer = await self._put(_Waiting(alone=function))
+        answer: Answer = await self._put(_Waiting(alone=function), self._others)
         return answer
 
     def close(self) -> None:
@@ -75,9 +80,9 @@ class BatchQueue(Generic[Item, Result]):
             self._closed = True
             self._changed.notify()
 
-    async def _put(self, waiting: _Waiting) -> Any:
+    async def _put(self, waiting: _Waiting, lane: deque[_Waiting]) -> Any:
         with self._changed:
-            self._waiting.append(waiting)
+            lane.append(waiting)
             self._changed.notify()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -103,9 +108,9 @@ class BatchQueue(Generic[Item, Result]):
         """Wait for the next batch; empty when the queue was closed."""
         with self._changed:
             while True:
-                while not self._waiting and not self._closed:
+                while not any(self._lanes) and not self._closed:
                     self._changed.wait()
-                if not self._waiting:
+                if not any(self._lanes):
                     self._thread = None
                     return []
                 self._fill()
@@ -115,21 +120,27 @@ class BatchQueue(Generic[Item, Result]):
     def _fill(self) -> None:
         """Wait `batch_wait_timeout_s` for a batch to become full."""
         until = time.monotonic() + self.settings.batch_wait_timeout_s
-        while not self._closed and sum(each.size for each in self._waiting) < self.settings.max_batch_size:
+        while (
+            not self._closed and sum(each.size for lane in self._lanes for each in lane) < self.settings.max_batch_size
+        ):
             left = until - time.monotonic()
-            if left <= 0 or self._waiting[0].alone:
+            if left <= 0 or any(lane and lane[0].alone for lane in self._lanes):
                 return
             self._changed.wait(left)
 
     def _take(self) -> list[_Waiting]:
-        """Take the items from the front that fit into one batch; the first one always does."""
+        """Take from the front of the lanes what fits into one batch; the first item always does.
+
+        Each lane goes first every other time and leaves half of the batch to the other one, so neither waits for ever.
+        """
+        self._lanes = self._lanes[::-1]
+        first, second = self._lanes
         batch: list[_Waiting] = []
         room = self.settings.max_batch_size
-        while self._waiting and (not batch or (not self._waiting[0].alone and self._waiting[0].size <= room)):
-            each = self._waiting.popleft()
-            if each.future.set_running_or_notify_cancel():
-                batch.append(each)
-                room -= each.size
-                if each.alone:
-                    break
+        for lane, left in ((first, room // 2 if second else 0), (second, 0), (first, 0)):
+            while lane and (not batch or not (batch[0].alone or lane[0].alone or lane[0].size > room - left)):
+                each = lane.popleft()
+                if each.future.set_running_or_notify_cancel():
+                    batch.append(each)
+                    room -= each.size
         return batch

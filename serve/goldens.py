@@ -41,15 +41,17 @@ async def register_golden(
 
 @router.get("")
 @open_to(Scope.INSPECT)
-async def describe_golden(model: Served, golden_id: GoldenId) -> GoldenFacts:
+async def describe_golden(model: Served, golden_id: GoldenId, service: InService) -> GoldenFacts:
     """Say what is registered under an id."""
-    return _facts(model, await model.registered(golden_id))
+    async with service.in_time():
+        return _facts(model, await model.registered(golden_id))
 
 
 @router.delete("", status_code=status.HTTP_204_NO_CONTENT)
-async def forget_golden(model: Served, golden_id: GoldenId) -> None:
+async def forget_golden(model: Served, golden_id: GoldenId, service: InService) -> None:
     """Forget a golden, its pictures included."""
-    await model.forget(golden_id)
+    async with service.in_time():
+        await model.forget(golden_id)
 
 
 def _facts(model: ServedModel, registered: Registered) -> GoldenFacts:

@@ -6,17 +6,19 @@ The event loop only waits; so health routes and the page answer while pictures a
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from changenet.errors import DataError
+from changenet.errors import DataError, EngineError
 from changenet.inspection import Inspector, Verdict
 from changenet.storage import sha256
 from serve.batching import BatchQueue
@@ -26,12 +28,15 @@ from serve.golden_cache import GoldenCache, Key
 from serve.golden_registry import GoldenRegistry, Registered
 from serve.metrics import Metrics
 from serve.pairs import Golden, Pair, compare_pairs
-from serve.problems import HttpError
+from serve.problems import HttpError, try_again
 from serve.schemas import Input, ModelFacts, ThresholdFacts
 from serve.settings import Batching
 
 Result = TypeVar("Result")
 
+logger = logging.getLogger(__name__)
+
+FAILURES = 3  # of an engine in a row, after which its replica is told to be ill
 BOARDS_AT_ONCE = 8  # a model's; further ones wait, so that not all of their rows lie decoded in memory
 
 
@@ -85,6 +90,7 @@ class ServedModel:
         self.inspector = inspector
         self.shared = shared
         self.boards = asyncio.Semaphore(BOARDS_AT_ONCE)
+        self._failures = 0  # of the engine, since it succeeded last
         self.observer: Callable[[PairForm, Verdict], None] | None = None  # told of every verdict
         self.queue: BatchQueue[Pair, NDArray[np.float32]] = BatchQueue(
             name=f"engine-{name}",
@@ -103,14 +109,14 @@ class ServedModel:
 
         Raises:
             HttpError: A picture is none (415), too large (413) or unreadable (400), the golden is unknown (404), its folder
-                is away (503), or the score is no number (422).
+                is away or the engine failed (503), or the score is no number (422).
         """
         started = time.perf_counter()
         threads = self.shared.decoders if form.golden_id is None else self.shared.readers
         # In one thread: the way to a second one takes longer than most goldens do, which are kept.
         pair = await _in(threads, lambda: Pair(self._decode(form.test, "test"), self._goldens(form)))
         decoded = time.perf_counter()
-        output = await self.queue.submit(pair)
+        output = await self.queue.submit(pair, urgent=form.row is None)
         inspector = self.inspector if form.threshold is None else self.inspector.with_threshold(form.threshold)
         (verdict,) = inspector.verdicts(output[np.newaxis])
         if not math.isfinite(verdict.score):
@@ -121,6 +127,27 @@ class ServedModel:
         inspected = Inspected(verdict, pair.pictures == 1, decoded - started, time.perf_counter() - decoded)
         self._count(inspected)
         return inspected
+
+    async def outputs(self, test: NDArray[np.float32], golden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the pair graph gives for normalised pictures (shapes as `Engine.pair`).
+
+        Raises:
+            HttpError: 422, the engine refuses them.
+        """
+
+        def run() -> NDArray[np.float32]:
+            with self._computing(len(test)):
+                return self.inspector.engine.pair(test, golden)
+
+        try:
+            return await self.queue.run(run)
+        except EngineError as error:  # a batch larger than a TensorRT engine or the memory takes
+            raise HttpError(422, "wrong-tensors", f"The engine refuses these tensors: {error}") from error
+
+    def check_health(self) -> None:
+        """Raise what the engine failed with, where it did so several times and never succeeded since."""
+        if self._failures >= FAILURES:
+            raise EngineError(f"failed {self._failures} times in a row", where=f"the engine of {self.name!r}")
 
     async def register(self, golden_id: str, goldens: Sequence[Picture]) -> tuple[Registered, bool]:
         """Keep goldens under an id; say whether they replace others (raises as `inspect`)."""
@@ -161,10 +188,21 @@ class ServedModel:
 
     def _compare(self, pairs: Sequence[Pair]) -> list[NDArray[np.float32]]:
         num_golden = self.inspector.description.num_golden
-        started = time.perf_counter()
-        output = compare_pairs(self.inspector.engine, pairs, num_golden=num_golden, cache=self.shared.cache)
-        self.shared.metrics.engine_call(self.name, pairs=len(pairs), seconds=time.perf_counter() - started)
+        try:
+            with self._computing(len(pairs)):
+                output = compare_pairs(self.inspector.engine, pairs, num_golden=num_golden, cache=self.shared.cache)
+        except Exception as error:
+            self._failures += 1
+            logger.exception("The engine of %r failed on %d pairs", self.name, len(pairs))
+            raise try_again("engine-failed", f"The engine of {self.name!r} failed; its log has the reason.") from error
+        self._failures = 0
         return list(output)
+
+    @contextmanager
+    def _computing(self, pairs: int) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.shared.metrics.engine_call(self.name, pairs=pairs, seconds=time.perf_counter() - started)
 
     def _count(self, inspected: Inspected) -> None:
         metrics, verdict = self.shared.metrics, inspected.verdict

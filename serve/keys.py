@@ -137,7 +137,7 @@ def add_key(path: str, name: str, *, admin: bool = False) -> str:
 
 
 class KeyRing:
-    """The keys of a file, as it is now: a change counts within a second, in every replica by itself.
+    """The keys of a file, as it was when last `refresh` was called.
 
     A file that is gone or wrong leaves the last good keys in place and an error in the log, so that an editor that saves in
     two steps locks nobody out; a service does not start with one.
@@ -159,7 +159,6 @@ class KeyRing:
 
     def find(self, key: str) -> ApiKey | None:
         """Return the entry of a key; every entry is compared, in constant time."""
-        self._refresh()
         digest = digest_of(key)
         found = None
         for each in self._keys:
@@ -167,9 +166,13 @@ class KeyRing:
                 found = each
         return found
 
-    def _refresh(self) -> None:
-        if self._clock() - self._checked < RECHECK_SECONDS:
-            return
+    @property
+    def stale(self) -> bool:
+        """Whether the file was looked at a second ago or more."""
+        return self._clock() - self._checked >= RECHECK_SECONDS
+
+    def refresh(self) -> None:
+        """Look at the file, which may take as long as the share that it is on, and read it where it has changed."""
         self._checked = self._clock()
         state = self._look()
         if state == self._state:

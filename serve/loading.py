@@ -26,6 +26,8 @@ from serve.shadow import Shadow
 from serve.slot import ModelSlot
 from serve.slots import Load, ModelKeeper
 
+STORE_READERS = 16
+
 logger = logging.getLogger(__name__)
 
 
@@ -44,7 +46,7 @@ def open_models(settings: ServiceSettings, metrics: Metrics, names: Sequence[str
     folder = settings.goldens_dir
     shared = Shared(
         decoders=ThreadPoolExecutor(settings.limits.decoders, thread_name_prefix="decode"),
-        readers=ThreadPoolExecutor(settings.limits.decoders, thread_name_prefix="goldens"),
+        readers=ThreadPoolExecutor(_readers(settings), thread_name_prefix="goldens"),
         picture_pixels=settings.limits.picture_pixels,
         cache=GoldenCache(settings.golden_cache_mb << 20),
         registry=GoldenRegistry(folder) if folder is not None else None,
@@ -59,6 +61,12 @@ def open_models(settings: ServiceSettings, metrics: Metrics, names: Sequence[str
     return ModelKeeper(
         slots, load=load, files=files, close_after=settings.limits.request_seconds + 10, batching=settings.batching
     )
+
+
+def _readers(settings: ServiceSettings) -> int:
+    """Return how many threads read goldens: those of an object store wait for it nearly all of their time."""
+    away = settings.goldens_dir is not None and storage.is_uri(settings.goldens_dir)
+    return max(STORE_READERS if away else 0, settings.limits.decoders)
 
 
 def _open(name: str, configured: tuple[ModelSettings, ...], load: Load, files: StateFiles | None) -> ModelSlot:
@@ -144,6 +152,10 @@ def _load(name: str, source: Source, settings: ServiceSettings, shared: Shared) 
         raise CheckpointError(what, where=source.bundle, fix="Keep every release in a folder of its own.")
     inspector.self_test()
     description = inspector.description
+    # Compilers and GPUs prepare for each size of batch; a batch that the engine cannot run should fail here.
+    batch = max(1, settings.batching.max_batch_size // (1 + description.num_golden))
+    for pairs in {1, batch}:
+        inspector.engine.warm_up(description.layout.shape, batch=pairs, num_golden=description.num_golden)
     if not math.isfinite(description.threshold.value):
         raise CheckpointError("its threshold is no number", where=source.bundle, fix="Export the bundle again.")
     if has_scores(description.validation_scores):

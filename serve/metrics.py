@@ -78,6 +78,9 @@ INSTRUMENTS = {
     "changenet_score_drift": Instrument(
         "gauge", "Population stability index of the last scores against the validation scores.", ("model", "version")
     ),
+    "changenet_model_behind": Instrument(
+        "gauge", "1 while a replica does not run all that is wanted of a model, else 0.", ("model",)
+    ),
     "changenet_picture_errors": Instrument("counter", "Pictures that were refused, by problem.", ("model", "problem")),
 }
 
@@ -180,6 +183,10 @@ class Metrics:
         """A version answers no more: what its scores drifted must not look like those of the one that answers now."""
         if self._windows.pop((model, version), None):
             self._sink.record("changenet_score_drift", 0.0, {"model": model, "version": version})
+
+    def behind(self, model: str, *, is_behind: bool) -> None:
+        """This replica runs all that is wanted of a model, or not."""
+        self._sink.record("changenet_model_behind", float(is_behind), {"model": model})
 
     def picture_error(self, model: str, problem: str) -> None:
         """A picture was refused; `problem` is the kind of the HTTP problem."""

@@ -13,7 +13,6 @@ from fastapi import APIRouter, Depends, Request, Response
 from numpy.typing import NDArray
 
 import changenet
-from changenet.errors import EngineError
 from serve.access import open_to
 from serve.inspector import ServedModel
 from serve.keys import Scope
@@ -89,10 +88,7 @@ async def infer(model: OfVersion, service: InService, request: Request) -> Respo
         body = await request.body()
         inference = await asyncio.to_thread(read_inference, body, request.headers.get(HEADER_LENGTH))
         test, golden = _pair(model, inference)
-        try:
-            output = await model.queue.run(lambda: model.inspector.engine.pair(test, golden))
-        except EngineError as error:  # a batch larger than a TensorRT engine or the memory takes
-            raise HttpError(422, "wrong-tensors", f"The engine refuses these tensors: {error}") from error
+        output = await model.outputs(test, golden)
     answer = {"model_name": model.name, "model_version": model.version}
     if inference.id is not None:
         answer["id"] = inference.id

@@ -115,13 +115,19 @@ class Service:
         Raises:
             HttpError: 503 or 408.
         """
-        seconds = self.limits.request_seconds
         with (admission or self.admission).hold(places_of(request, self.limits)):
-            try:
-                async with asyncio.timeout(seconds):
-                    yield
-            except TimeoutError as error:
-                raise HttpError(408, "timeout", f"No verdict within {seconds:g} seconds.") from error
+            async with self.in_time():
+                yield
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """End what takes longer than a request may (HttpError, 408)."""
+        seconds = self.limits.request_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError as error:
+            raise HttpError(408, "timeout", f"No answer within {seconds:g} seconds.") from error
 
 
 # Coroutines, though they wait for nothing: FastAPI runs plain functions in a thread.

@@ -156,7 +156,6 @@ class Shadow:
             self._record(form, verdict, inspected.verdict)
         self.unsaved = True
 
-
     def _record(self, form: PairForm, active: Verdict, candidate: Verdict) -> None:
         """Write both scores to the log, where whoever wants to know about one pair finds it."""
         scores = {"score": active.score, "prediction": active.prediction, "version": self.beside.version}

@@ -68,6 +68,11 @@ class ModelKeeper:
             for model in slot.models:
                 model.queue.settings = batching
 
+    def check_health(self) -> None:
+        """Raise EngineError where the engine of a model that answers fails again and again."""
+        for slot in self.slots.values():
+            slot.active.check_health()
+
     def swap(self, slot: ModelSlot, source: Source, *, force: bool = False) -> Change:
         """Begin to let another bundle answer, in every replica; `force` takes one that wants other requests, too.
 
@@ -100,6 +105,7 @@ class ModelKeeper:
                     await self.tallies.tell(slot.shadow)
             except (DataError, HttpError) as error:
                 slot.behind = _text(error)
+            slot.active.shared.metrics.behind(slot.name, is_behind=slot.behind is not None)
 
     async def _follow(self, slot: ModelSlot) -> None:
         while True:

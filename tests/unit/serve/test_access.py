@@ -1,12 +1,15 @@
 """Which request needs which key."""
 
 import asyncio
+import threading
 from pathlib import Path
 
+import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 
+from serve import access
 from serve.access import needed_scope
 from serve.keys import KeyRing, Scope, add_key
 
@@ -146,6 +149,30 @@ def test_a_revoked_key_is_refused_by_a_service_that_runs(models, keys, app_of):
     clock[0] += 2
     assert client.get("/v1/models", headers=bearer(keys["inspect"])).status_code == 401
     assert client.get("/v1/models", headers=bearer(keys["admin"])).status_code == 200
+
+
+def test_a_share_that_hangs_with_the_keys_holds_up_one_request_for_a_moment(models, keys, app_of, monkeypatch):
+    clock, hangs = [0.0], threading.Event()
+    ring = KeyRing(keys["file"], clock=lambda: clock[0])
+    app = app_of(*models.values(), keys=ring)
+    monkeypatch.setattr(access, "LOOK_SECONDS", 0.05)
+    looks = []
+
+    def hang():
+        looks.append(1)
+        hangs.wait(60)
+
+    monkeypatch.setattr(ring, "refresh", hang)
+
+    async def ask():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+            clock[0] += 2
+            answers = [await client.get("/v1/models", headers=bearer(keys["inspect"])) for _ in range(3)]
+            hangs.set()
+            return [answer.status_code for answer in answers]
+
+    assert asyncio.run(ask()) == [200] * 3 and looks == [1]
 
 
 def test_the_page_asks_for_the_key_and_names_no_model(locked):

@@ -54,6 +54,39 @@ def test_what_waits_for_a_busy_engine_shares_the_next_calls():
     assert asyncio.run(run()) == [[1], [1, 1, 2], [1], [9], [1]]
 
 
+def test_what_is_urgent_is_in_the_next_batch_and_what_waits_before_it_moves_on():
+    async def run():
+        work = Recorder()
+        queue = queue_of(work, max_batch_size=4)
+        first = await held_up(work, queue)
+        board = [asyncio.ensure_future(queue.submit(1)) for _ in range(10)]
+        await asyncio.sleep(0)
+        alone = [asyncio.ensure_future(queue.submit(-1, urgent=True)) for _ in range(6)]
+        await asyncio.sleep(0)
+        work.go.set()
+        await asyncio.gather(first, *board, *alone)
+        return work.batches
+
+    batches = asyncio.run(run())
+    assert [sorted(batch) for batch in batches[1:]] == [[-1, -1, 1, 1]] * 3 + [[1] * 4]
+
+
+def test_other_work_has_its_turn_among_what_is_urgent():
+    async def run():
+        work, turns = Recorder(), []
+        queue = queue_of(work, max_batch_size=2)
+        first = await held_up(work, queue)
+        other = asyncio.ensure_future(queue.run(lambda: turns.append(len(work.batches))))
+        alone = [asyncio.ensure_future(queue.submit(1, urgent=True)) for _ in range(8)]
+        await asyncio.sleep(0)
+        work.go.set()
+        await asyncio.gather(first, other, *alone)
+        return turns
+
+    (turn,) = asyncio.run(run())
+    assert turn <= 2
+
+
 def test_an_item_whose_caller_has_gone_is_skipped():
     async def run():
         work = Recorder()

@@ -139,3 +139,20 @@ def test_a_score_that_is_no_number_is_an_error_and_no_verdict(client, models, pi
     assert (good["prediction"], good["score"]) == ("PASS", 0.0)
     single = client.post("/v1/models/pcb/inspect", files={"test": picture(9), "golden": picture(0)})
     assert single.status_code == 422 and single.json()["type"].endswith("no-score")
+
+
+def test_an_engine_that_fails_once_fails_the_rows_of_that_call_only(client, models, picture, monkeypatch):
+    engine = models["pcb"].inspector.engine
+    encode, calls = engine.encode, []
+
+    def fail_second(pictures):
+        calls.append(len(pictures))
+        return encode(pictures) if len(calls) != 2 else 1 / 0
+
+    monkeypatch.setattr(engine, "encode", fail_second)
+    parts = {f"t{level}": picture(level) for level in range(100)} | {"g": picture(0)}
+    answer = post(client, [row(f"C{level}", f"t{level}") for level in range(100)], parts)
+    assert answer.status_code == 200, answer.text
+    failed = [each["error"] for each in answer.json()["results"] if each["error"]]
+    assert len(calls) > 2 and 0 < len(failed) < 100
+    assert {(each["status"], each["type"]) for each in failed} == {(503, "urn:changenet:problem:engine-failed")}

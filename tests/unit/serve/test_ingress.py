@@ -11,7 +11,9 @@ from fastapi import Request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from changenet.errors import EngineError
 from serve.form import read_parts
+from serve.inspector import FAILURES
 
 V2_ROUTES = ("", "/ready", "/infer")
 
@@ -192,10 +194,25 @@ def test_an_inspection_that_takes_too_long_is_408(client_of, models, picture, mo
 
 
 def test_a_crash_is_a_problem_without_its_reason(client, models, picture, monkeypatch):
-    monkeypatch.setattr(models["pcb"].inspector.engine, "encode", lambda *_: 1 / 0)
+    monkeypatch.setattr(models["pcb"].inspector, "verdicts", lambda *_: 1 / 0)
     response = post(client, {"test": picture(), "golden": picture()})
     problem(response, 500, "internal")
     assert "ZeroDivision" not in response.text
+
+
+def test_an_engine_that_fails_is_503_and_makes_its_replica_ill_until_it_succeeds(client, models, picture, monkeypatch):
+    model = models["pcb"]
+    with monkeypatch.context() as broken:
+        broken.setattr(model.inspector.engine, "encode", lambda *_: 1 / 0)
+        for _ in range(FAILURES):
+            model.check_health()
+            response = post(client, {"test": picture(), "golden": picture()})
+            problem(response, 503, "engine-failed")
+            assert response.headers["retry-after"] and "ZeroDivision" not in response.text
+        with pytest.raises(EngineError, match="pcb"):
+            model.check_health()
+    assert post(client, {"test": picture(), "golden": picture()}).status_code == 200
+    model.check_health()
 
 
 def test_models_are_listed_and_described(client):

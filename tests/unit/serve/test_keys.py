@@ -93,7 +93,11 @@ def test_a_changed_file_counts_after_a_moment(file):
     assert ring.find(old).name == "old" and ring.find("cn_wrong") is None and ring.find(old + "x") is None
     new = add_key(file, "new")
     Path(file).write_text("\n".join(line for line in Path(file).read_text().splitlines() if not line.startswith("old")))
+    assert not ring.stale
     clock.now += RECHECK_SECONDS
+    assert ring.stale
+    ring.refresh()
+    assert not ring.stale
     assert ring.find(old) is None and ring.find(new).name == "new"
 
 
@@ -107,12 +111,12 @@ def test_a_broken_file_leaves_the_last_good_keys(file, caplog, damage):
         Path(file).unlink()
     else:
         Path(file).write_text(damage)
-    clock.now += RECHECK_SECONDS
+    ring.refresh()
     assert ring.find(key) is not None
     assert "stay in force" in caplog.text
     Path(file).write_text(before.replace("\na ", "\nrenamed "))
     os.utime(file)
-    clock.now += RECHECK_SECONDS
+    ring.refresh()
     assert ring.find(key).name == "renamed"
 
 

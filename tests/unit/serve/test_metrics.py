@@ -73,7 +73,7 @@ def test_paths_that_strangers_make_up_are_not_kept(counted, records):
 
 
 def test_a_crash_is_counted(counted, models, records, picture, monkeypatch):
-    monkeypatch.setattr(models["pcb"].inspector.engine, "compare", lambda *_: 1 / 0)
+    monkeypatch.setattr(models["pcb"].inspector, "verdicts", lambda *_: 1 / 0)
     counted.post("/v1/models/pcb/inspect", files={"test": picture(), "golden": picture()})
     assert records.of("changenet_requests")[0][1]["status"] == "500"
 
