@@ -9,9 +9,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from serve.access import open_to
+from serve.form import PairForm
 from serve.inspector import ServedModel
 from serve.keys import Scope
-from serve.form import PairForm
 from serve.manifest import ManifestRow, read_board
 from serve.problems import HttpError, problem_of
 from serve.schemas import BoardInspection, BoardTiming, RowError, RowResult

@@ -13,26 +13,23 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from changenet.errors import DataError, EngineError
+from changenet.errors import EngineError
 from changenet.inspection import Inspector, Verdict
-from changenet.storage import sha256
 from serve.batching import BatchQueue
 from serve.decoding import decoded
 from serve.form import PairForm, Picture
-from serve.golden_cache import GoldenCache, Key
-from serve.golden_registry import GoldenRegistry, Registered
+from serve.golden_cache import GoldenCache
+from serve.golden_registry import GoldenRegistry
 from serve.metrics import Metrics
-from serve.pairs import Golden, Pair, compare_pairs
+from serve.model_goldens import ModelGoldens, run_in
+from serve.pairs import Pair, compare_pairs
 from serve.problems import HttpError, try_again
 from serve.schemas import Input, ModelFacts, ThresholdFacts
 from serve.settings import Batching
-
-Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +86,7 @@ class ServedModel:
         self.version = version
         self.inspector = inspector
         self.shared = shared
+        self.goldens = ModelGoldens(self)
         self.boards = asyncio.Semaphore(BOARDS_AT_ONCE)
         self._failures = 0  # of the engine, since it succeeded last
         self.observer: Callable[[PairForm, Verdict], None] | None = None  # told of every verdict
@@ -114,7 +112,7 @@ class ServedModel:
         started = time.perf_counter()
         threads = self.shared.decoders if form.golden_id is None else self.shared.readers
         # In one thread: the way to a second one takes longer than most goldens do, which are kept.
-        pair = await _in(threads, lambda: Pair(self._decode(form.test, "test"), self._goldens(form)))
+        pair = await run_in(threads, lambda: Pair(self.decode(form.test, "test"), self.goldens.of(form)))
         decoded = time.perf_counter()
         output = await self.queue.submit(pair, urgent=form.row is None)
         inspector = self.inspector if form.threshold is None else self.inspector.with_threshold(form.threshold)
@@ -127,6 +125,14 @@ class ServedModel:
         inspected = Inspected(verdict, pair.pictures == 1, decoded - started, time.perf_counter() - decoded)
         self._count(inspected)
         return inspected
+
+    def decode(self, picture: Picture, role: str) -> NDArray[np.uint8]:
+        """Return the pixels (3, H, W) of a picture (raises as `inspect`); `role` is what a problem calls it."""
+        try:
+            return decoded(self.inspector, picture, role, max_pixels=self.shared.picture_pixels)
+        except HttpError as error:
+            self.shared.metrics.picture_error(self.name, error.kind)
+            raise
 
     async def outputs(self, test: NDArray[np.float32], golden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what the pair graph gives for normalised pictures (shapes as `Engine.pair`).
@@ -148,43 +154,6 @@ class ServedModel:
         """Raise what the engine failed with, where it did so several times and never succeeded since."""
         if self._failures >= FAILURES:
             raise EngineError(f"failed {self._failures} times in a row", where=f"the engine of {self.name!r}")
-
-    async def register(self, golden_id: str, goldens: Sequence[Picture]) -> tuple[Registered, bool]:
-        """Keep goldens under an id; say whether they replace others (raises as `inspect`)."""
-        registry = self._registry()
-
-        def checked() -> tuple[Registered, bool]:
-            for golden in goldens:
-                self._decode(golden, "golden")
-            return registry.put(self.name, golden_id, goldens)
-
-        return await _in(self.shared.readers, checked)
-
-    async def registered(self, golden_id: str) -> Registered:
-        """Return what is registered under an id (404 where nothing is)."""
-        return await _in(self.shared.readers, self._record, golden_id)
-
-    async def forget(self, golden_id: str) -> None:
-        """Forget a registered golden (404 where there is none); what was made of it gives way to others in the caches."""
-        if not await _in(self.shared.readers, self._registry().forget, self.name, golden_id):
-            raise _no_such_golden(golden_id)
-
-    def golden_of(self, golden_id: str, picture: dict[str, str]) -> Golden:
-        """Return one picture of a registered golden, by the SHA-256 of its lights; decoded unless it is in the cache.
-
-        Raises:
-            DataError: It is gone or damaged.
-            HttpError: It has other lights, or cannot be decoded.
-        """
-        lights = self.inspector.description.layout.lights
-        if picture.keys() != set(lights):
-            raise _no_such_golden(golden_id, "was registered with other lights")
-        key: Key = (self.identity, *(picture[light] for light in lights))
-        if halves := self.shared.cache.get(key):
-            return Golden(key, halves)
-        registry = self._registry()
-        contents = {light: registry.read(self.name, golden_id, digest) for light, digest in picture.items()}
-        return Golden(key, pixels=self._decode(contents, f"golden {golden_id}"))
 
     def _compare(self, pairs: Sequence[Pair]) -> list[NDArray[np.float32]]:
         num_golden = self.inspector.description.num_golden
@@ -217,49 +186,6 @@ class ServedModel:
             prediction=verdict.prediction,
         )
 
-    def _goldens(self, form: PairForm) -> tuple[Golden, ...]:
-        if form.golden_id is None:
-            return tuple(map(self._golden, form.goldens))
-        try:
-            return self._registered(form.golden_id)
-        except DataError:
-            # Another one may have taken its place since the record was read, and its pictures are gone.
-            try:
-                return self._registered(form.golden_id)
-            except DataError as error:
-                raise _no_such_golden(form.golden_id, "is damaged") from error
-
-    def _registered(self, golden_id: str) -> tuple[Golden, ...]:
-        return tuple(self.golden_of(golden_id, picture) for picture in self._record(golden_id).pictures)
-
-    def _golden(self, picture: Picture) -> Golden:
-        lights = self.inspector.description.layout.lights
-        key: Key = (self.identity, *(sha256(picture[light]) for light in lights))
-        if halves := self.shared.cache.get(key):
-            return Golden(key, halves)
-        return Golden(key, pixels=self._decode(picture, "golden"))
-
-    def _record(self, golden_id: str) -> Registered:
-        try:
-            registered = self._registry().get(self.name, golden_id)
-        except DataError as error:
-            raise _no_such_golden(golden_id, "is damaged") from error
-        if registered is None:
-            raise _no_such_golden(golden_id)
-        return registered
-
-    def _registry(self) -> GoldenRegistry:
-        if self.shared.registry is None:
-            raise HttpError(404, "no-registry", "This service keeps no goldens: it was started without goldens_dir.")
-        return self.shared.registry
-
-    def _decode(self, picture: Picture, role: str) -> NDArray[np.uint8]:
-        try:
-            return decoded(self.inspector, picture, role, max_pixels=self.shared.picture_pixels)
-        except HttpError as error:
-            self.shared.metrics.picture_error(self.name, error.kind)
-            raise
-
     def facts(self) -> ModelFacts:
         """Return what clients may know about the model."""
         description = self.inspector.description
@@ -281,11 +207,3 @@ class ServedModel:
             versions=description.versions,
             data_hash=description.data_hash,
         )
-
-
-async def _in(threads: ThreadPoolExecutor, function: Callable[..., Result], *arguments: object) -> Result:
-    return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
-
-
-def _no_such_golden(golden_id: str, why: str = "is not registered here") -> HttpError:
-    return HttpError(404, "no-such-golden", f"The golden {golden_id!r} {why}. Register it, or send its picture.")

@@ -188,7 +188,7 @@ def _halves(model: ServedModel, registry: GoldenRegistry, golden_id: str) -> dic
     """Return what the network makes of a registered golden; nothing where it cannot be used."""
     try:
         registered = registry.get(model.name, golden_id)
-        goldens = [model.golden_of(golden_id, each) for each in registered.pictures] if registered else []
+        goldens = [model.goldens.one(golden_id, each) for each in registered.pictures] if registered else []
     except (ChangeNetError, HttpError) as error:
         if isinstance(error, HttpError) and error.status_code == AWAY:
             raise

@@ -24,7 +24,7 @@ function mark(x, kind, label, y) {
 
 // Bundles part the scores of a sharp network far finer than a screen shows: bins too narrow to see are drawn as one.
 function columns({ edges = [], PASS = [], defect = [] }) {
-  const narrowest = 0.999 * (edges.at(-1) - edges[0]) / 50;
+  const narrowest = ((1 - 1e-9) * (edges.at(-1) - edges[0])) / 50;
   const drawn = [];
   let from = 0;
   for (let to = 1; to < edges.length; to += 1) {

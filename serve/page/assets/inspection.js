@@ -1,6 +1,6 @@
 // The inspection page: pictures in, a verdict out. A verdict is shown only for the pictures that are on the page.
 import { drawScores } from "./chart.js";
-import { getJson, useKey } from "./service.js";
+import { getFile, getJson, useKey } from "./service.js";
 import * as view from "./view.js";
 
 const find = (id) => document.getElementById(id);
@@ -8,6 +8,7 @@ const ROLES = ["test", "golden"];
 const chosen = { test: new Map(), golden: new Map() }; // light -> files
 let model = null; // facts of the selected model
 let running = null; // the request under way
+let registered = []; // of the golden that the verdict names: light -> SHA-256, for each of its pictures
 
 function show(state, title, sentence = "", problem = "") {
   find("result").dataset.state = state;
@@ -110,13 +111,33 @@ const goldenId = () => find("golden-id").value.trim();
 const filled = (role) => model.input.lights.every((light) => chosen[role].has(light));
 const complete = () => model && filled("test") && (goldenId() ? find("golden-id").checkValidity() : filled("golden"));
 
+const modelUrl = () => `v1/models/${encodeURIComponent(model.name)}`;
+const goldenUrl = () => `${modelUrl()}/goldens/${encodeURIComponent(goldenId())}`;
+
 function look() {
   const light = find("view-light").value;
-  view.show(chosen.test.get(light)?.[0], goldenId() ? undefined : chosen.golden.get(light)?.[0]);
+  const select = find("view-golden");
+  const count = goldenId() ? registered.length : (chosen.golden.get(light)?.length ?? 0);
+  find("view-golden-label").hidden = count < 2;
+  if (select.options.length !== count) {
+    select.replaceChildren(...Array.from({ length: count }, (_, number) => new Option(`${number + 1} of ${count}`, number)));
+  }
+  const number = Number(select.value);
+  const digest = registered[number]?.[light];
+  const golden = goldenId() ? digest && getFile(`${goldenUrl()}/pictures/${digest}`) : chosen.golden.get(light)?.[number];
+  view.show(chosen.test.get(light)?.[0], golden);
+}
+
+// A registered golden is looked at once a verdict says that there is one.
+async function lookAtRegistered(signal) {
+  const { pictures } = await getJson(goldenUrl(), { signal });
+  registered = pictures;
+  look();
 }
 
 function reset() {
   running?.abort();
+  registered = [];
   const anything = ROLES.some((role) => chosen[role].size) || goldenId() !== "";
   find("golden").classList.toggle("unused", goldenId() !== "");
   find("inspect").disabled = !complete();
@@ -144,8 +165,7 @@ async function inspect() {
   if (goldenId()) form.append("golden_id", goldenId());
   const started = performance.now();
   try {
-    const url = `v1/models/${encodeURIComponent(model.name)}/inspect`;
-    const answer = await getJson(url, { method: "POST", body: form, signal: request.signal });
+    const answer = await getJson(`${modelUrl()}/inspect`, { method: "POST", body: form, signal: request.signal });
     const good = answer.prediction === "PASS";
     const relation = answer.score > answer.threshold ? "above" : "not above";
     show(
@@ -162,6 +182,7 @@ async function inspect() {
       ["Golden", answer.golden_cached ? "was encoded before" : "encoded now"],
       ...modelFacts(),
     ]);
+    if (goldenId()) await lookAtRegistered(request.signal).catch(() => {}); // forgotten meanwhile: the verdict stands
   } catch (error) {
     if (error.name === "AbortError") return;
     show("problem", "No verdict", "", error.message);
@@ -279,7 +300,7 @@ find("form").addEventListener("submit", (event) => {
 });
 find("clear").addEventListener("click", selectModel);
 find("model").addEventListener("change", selectModel);
-find("view-light").addEventListener("change", look);
+for (const id of ["view-light", "view-golden"]) find(id).addEventListener("change", look);
 find("golden-id").addEventListener("input", () => model && reset());
 if (find("unlock")) askForKey();
 else open().catch((error) => show("problem", "No models", "", error.message));

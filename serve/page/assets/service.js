@@ -12,7 +12,7 @@ export class ServiceError extends Error {
   }
 }
 
-export async function getJson(url, options = {}) {
+async function answerOf(url, options) {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   let response;
   try {
@@ -21,10 +21,13 @@ export async function getJson(url, options = {}) {
     if (error.name === "AbortError") throw error;
     throw new ServiceError("The service does not answer. Is it running?");
   }
-  const isJson = /json/.test(response.headers.get("content-type") ?? "");
-  const body = isJson ? await response.json() : { detail: (await response.text()).slice(0, 300) };
   if (!response.ok) {
-    throw new ServiceError(body.detail || `The service answered with status ${response.status}.`, response.status);
+    const isJson = /json/.test(response.headers.get("content-type") ?? "");
+    const detail = isJson ? (await response.json()).detail : (await response.text()).slice(0, 300);
+    throw new ServiceError(detail || `The service answered with status ${response.status}.`, response.status);
   }
-  return body;
+  return response;
 }
+
+export const getJson = async (url, options = {}) => (await answerOf(url, options)).json();
+export const getFile = async (url, options = {}) => (await answerOf(url, options)).blob();

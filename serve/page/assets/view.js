@@ -50,10 +50,12 @@ function draw() {
   }
 }
 
-// Shows a pair of files; either may be missing.
+const decode = async (file) => createImageBitmap(await file);
+
+// Shows a pair of files, or promises of them; either may be missing.
 export async function show(test, golden) {
   const number = (latest += 1);
-  const decoded = await Promise.all([test, golden].map((file) => (file ? createImageBitmap(file).catch(() => null) : null)));
+  const decoded = await Promise.all([test, golden].map((file) => (file ? decode(file).catch(() => null) : null)));
   if (number !== latest) return; // others were chosen meanwhile
   pair = { test: decoded[0], golden: decoded[1] };
   shown = "test";

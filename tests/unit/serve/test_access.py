@@ -18,6 +18,7 @@ SCOPES = {
     "POST /v1/models/{model}/inspect": Scope.INSPECT,
     "POST /v1/models/{model}/inspect_batch": Scope.INSPECT,
     "GET /v1/models/{model}/goldens/{golden_id}": Scope.INSPECT,
+    "GET /v1/models/{model}/goldens/{golden_id}/pictures/{digest}": Scope.INSPECT,
     "PUT /v1/models/{model}/goldens/{golden_id}": Scope.ADMIN,
     "DELETE /v1/models/{model}/goldens/{golden_id}": Scope.ADMIN,
     "POST /v1/models/{model}/swap": Scope.ADMIN,

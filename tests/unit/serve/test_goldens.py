@@ -73,6 +73,19 @@ def test_nothing_of_a_forgotten_or_replaced_golden_stays_on_the_disk(client, pic
     assert files_in(folder) == []
 
 
+def test_the_files_of_a_golden_are_given_back_and_no_others(client, picture):
+    (digests,) = put(client, picture(7)).json()["pictures"]
+    answer = client.get(f"{URL}/pictures/{digests['']}")
+    assert answer.status_code == 200 and answer.content == picture(7)
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    put(client, picture(8), url="/v1/models/pcb/goldens/R2")
+    assert client.get(f"/v1/models/pcb/goldens/R2/pictures/{digests['']}").status_code == 404
+    assert client.get(f"{URL}/pictures/..%2Frecord.json").status_code in (404, 422)
+    client.delete(URL)
+    assert client.get(f"{URL}/pictures/{digests['']}").status_code == 404
+
+
 @pytest.mark.parametrize(("content", "status"), [(b"<html>", 415), (b"\x89PNG broken", 400)])
 def test_only_pictures_are_registered(client, content, status):
     assert put(client, content).status_code == status

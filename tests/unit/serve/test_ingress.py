@@ -279,6 +279,7 @@ def test_the_interface_describes_itself(client):
     assert set(document["paths"]) == {
         *("/v1/models/{model}/inspect", "/v1/models", "/v1/models/{model}", "/v2/health/live", "/v2/health/ready"),
         *(f"/v1/models/{{model}}/{what}" for what in ("swap", "rollback", "shadow")),
+        "/v1/models/{model}/goldens/{golden_id}/pictures/{digest}",
         *("/v1/models/{model}/goldens/{golden_id}", "/v1/models/{model}/inspect_batch", "/v2"),
         *(f"/v2/models/{{model}}{version}{what}" for version in ("", "/versions/{version}") for what in V2_ROUTES),
     }

@@ -1,13 +1,16 @@
 """The inspection page in a real browser: headless Chromium, driven by Playwright."""
 
+import dataclasses
 import shutil
 import threading
 import time
 
 import httpx
+import numpy as np
 import pytest
 
 from changenet.errors import CheckpointError
+from changenet.evaluation.metrics import score_histogram
 from ray_jobs.listening import free_port
 from serve.forwarding import Absence
 from serve.keys import KeyRing, add_key
@@ -127,6 +130,42 @@ def test_a_registered_golden_stands_for_its_picture(opened, picture):
     opened.fill("#golden-id", "R12")
     opened.press("#golden-id", "Enter")
     assert verdict(opened) == "FAIL"
+    opened.wait_for_selector("#stage canvas:nth-of-type(2)")
+    opened.check("input[value=flip]", force=True)
+    opened.keyboard.press("f")
+    assert pixel(opened) == [0, 0, 0] and "golden" in opened.inner_text("#view-caption")
+    opened.fill("#golden-id", "R1")
+    opened.wait_for_selector("#view-caption:has-text('Only the test')")
+
+
+def test_each_of_several_goldens_is_looked_at(opened, picture):
+    opened.select_option("#model", "goldens")
+    opened.wait_for_selector("#golden input[multiple]")
+    put(opened, "test", picture(200))
+    opened.set_input_files("#golden input", [file(picture(level), name=f"{level}.png") for level in (40, 80)])
+    assert verdict(opened) in ("PASS", "FAIL")
+    opened.check("input[value=flip]", force=True)
+    opened.keyboard.press("f")
+    assert pixel(opened) == [40, 40, 40]
+    opened.select_option("#view-golden", "1")
+    opened.wait_for_selector("#view-caption:has-text('Now the test')")
+    opened.keyboard.press("f")
+    assert pixel(opened) == [80, 80, 80]
+
+
+def test_the_scores_of_a_sharp_network_are_bars_that_can_be_seen(page, served, models, app_of):
+    inspector = models["pcb"].inspector
+    logits = np.random.default_rng(0).normal(-12, 1.5, 1000)
+    scores = 1 / (1 + np.exp(-np.concatenate([logits, -logits[:200]])))
+    histogram = score_histogram(scores, np.arange(1200) >= 1000)
+    inspector.description = dataclasses.replace(inspector.description, validation_scores=histogram)
+    page.goto(served(app_of(models["pcb"])))
+    page.wait_for_selector("#chart rect")
+    bars = page.evaluate(
+        "[...document.querySelectorAll('#chart rect')].map((bar) => [bar.className.baseVal, +bar.getAttribute('width')])"
+    )
+    assert [kind for kind, _ in bars] == ["pass", "defect"] and min(width for _, width in bars) > 8
+    assert "1000 good parts" in page.inner_text("#caption")
 
 
 def drop(page, role, content):
