@@ -26,7 +26,7 @@ from serve.golden_cache import GoldenCache
 from serve.golden_registry import GoldenRegistry
 from serve.metrics import Metrics
 from serve.model_goldens import ModelGoldens, run_in
-from serve.pairs import Pair, compare_pairs
+from serve.pairs import Comparer, Pair
 from serve.problems import HttpError, try_again
 from serve.schemas import Input, ModelFacts, ThresholdFacts
 from serve.settings import Batching
@@ -87,6 +87,7 @@ class ServedModel:
         self.inspector = inspector
         self.shared = shared
         self.goldens = ModelGoldens(self)
+        self._comparer = Comparer(inspector.engine, num_golden=inspector.description.num_golden)
         self.boards = asyncio.Semaphore(BOARDS_AT_ONCE)
         self._failures = 0  # of the engine, since it succeeded last
         self.observer: Callable[[PairForm, Verdict], None] | None = None  # told of every verdict
@@ -156,10 +157,9 @@ class ServedModel:
             raise EngineError(f"failed {self._failures} times in a row", where=f"the engine of {self.name!r}")
 
     def _compare(self, pairs: Sequence[Pair]) -> list[NDArray[np.float32]]:
-        num_golden = self.inspector.description.num_golden
         try:
             with self._computing(len(pairs)):
-                output = compare_pairs(self.inspector.engine, pairs, num_golden=num_golden, cache=self.shared.cache)
+                output = self._comparer(pairs, cache=self.shared.cache)
         except Exception as error:
             self._failures += 1
             logger.exception("The engine of %r failed on %d pairs", self.name, len(pairs))

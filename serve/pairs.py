@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from changenet.engines import Arrays, Engine
+from changenet.engines.interface import Array, by_pair
 from serve.golden_cache import GoldenCache, Key
 
 
@@ -41,30 +42,46 @@ class Pair:
         return 1 + sum(golden.halves is None for golden in self.goldens)
 
 
-def compare_pairs(engine: Engine, pairs: Sequence[Pair], *, num_golden: int, cache: GoldenCache) -> NDArray[np.float32]:
-    """Return the engine's output, logits (B, C) or distances (B,), and keep the goldens that were new.
+class Comparer:
+    """Compares the pairs of one batch after the other, in one thread.
 
     Args:
         engine: Runs the network.
-        pairs: B of them.
         num_golden: Goldens that the network compares a test with; a pair's are used in turn.
-        cache: Receives what was encoded.
     """
-    goldens = [golden for pair in pairs for golden in pair.goldens]
-    # A batch before this one may have encoded what was new when the request came.
-    found = {golden.key: golden.halves or cache.get(golden.key) for golden in goldens}
-    known = {key: halves for key, halves in found.items() if halves is not None}
-    new = {golden.key: golden.pixels for golden in goldens if golden.key not in known and golden.pixels is not None}
-    features = engine.encode(np.stack([*(pair.test for pair in pairs), *new.values()]))
-    encoded = _encoded(engine, [level[len(pairs) :] for level in features], list(new))
-    for key, halves in encoded.items():
-        cache.put(key, halves)
-    known |= encoded
-    wanted = [known[golden.key] for pair in pairs for golden in islice(cycle(pair.goldens), num_golden)]
-    batch = tuple(np.stack(level) for level in zip(*wanted, strict=True))
-    if num_golden > 1:
-        batch = tuple(level.reshape(len(pairs), num_golden, *level.shape[1:]) for level in batch)
-    return engine.compare([level[: len(pairs)] for level in features], batch)
+
+    def __init__(self, engine: Engine, *, num_golden: int) -> None:
+        self._engine = engine
+        self._num_golden = num_golden
+        # Halves of a batch are megabytes; to get as much from the system each time takes longer than to fill it.
+        self._buffers: list[Array] = []
+
+    def __call__(self, pairs: Sequence[Pair], *, cache: GoldenCache) -> NDArray[np.float32]:
+        """Return the engine's output, logits (B, C) or distances (B,), and keep the goldens that were new in `cache`."""
+        goldens = [golden for pair in pairs for golden in pair.goldens]
+        # A batch before this one may have encoded what was new when the request came.
+        found = {golden.key: golden.halves or cache.get(golden.key) for golden in goldens}
+        known = {key: halves for key, halves in found.items() if halves is not None}
+        new = {golden.key: golden.pixels for golden in goldens if golden.key not in known and golden.pixels is not None}
+        features = self._engine.encode(np.stack([*(pair.test for pair in pairs), *new.values()]))
+        encoded = _encoded(self._engine, [level[len(pairs) :] for level in features], list(new))
+        for key, halves in encoded.items():
+            cache.put(key, halves)
+        known |= encoded
+        wanted = [known[golden.key] for pair in pairs for golden in islice(cycle(pair.goldens), self._num_golden)]
+        batch = self._gathered(wanted)
+        if self._num_golden > 1:
+            batch = by_pair(batch, len(pairs))
+        return self._engine.compare([level[: len(pairs)] for level in features], batch)
+
+    def _gathered(self, wanted: Sequence[Arrays]) -> Arrays:
+        """Return the halves of all goldens level by level, valid until the next call."""
+        if not self._buffers or len(self._buffers[0]) < len(wanted):
+            self._buffers = [np.empty((len(wanted), *half.shape), half.dtype) for half in wanted[0]]
+        return tuple(
+            np.stack(level, out=buffer[: len(wanted)])
+            for level, buffer in zip(zip(*wanted, strict=True), self._buffers, strict=True)
+        )
 
 
 def encode_goldens(engine: Engine, pictures: dict[Key, NDArray[np.uint8]]) -> dict[Key, Arrays]:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from serve.batching import BatchQueue
 from serve.golden_cache import GoldenCache
-from serve.pairs import Golden, Pair, compare_pairs
+from serve.pairs import Comparer, Golden, Pair
 from serve.settings import Batching, ServiceSettings
 
 
@@ -153,11 +153,26 @@ def test_a_new_golden_is_encoded_once_a_batch(models):
     engine, cache = models["pcb"].inspector.engine, GoldenCache(1000)
     test = np.full((3, 8, 8), 255, np.uint8)
     golden = Golden(("v", "g"), pixels=np.zeros((3, 8, 8), np.uint8))
-    assert compare_pairs(engine, [Pair(test, (golden,))] * 3, num_golden=1, cache=cache).tolist() == [1, 1, 1]
+    compare = Comparer(engine, num_golden=1)
+    assert compare([Pair(test, (golden,))] * 3, cache=cache).tolist() == [1, 1, 1]
     assert engine.batches == [4]
     late = Golden(("v", "g"), pixels=golden.pixels)  # decoded while the batch before encoded the same
-    compare_pairs(engine, [Pair(test, (late,))], num_golden=1, cache=cache)
+    compare([Pair(test, (late,))], cache=cache)
     assert engine.batches == [4, 1]
+
+
+def test_batches_of_all_sizes_give_the_scores_of_their_own_pairs(models):
+    engine, cache = models["goldens"].inspector.engine, GoldenCache(1 << 20)
+    compare = Comparer(engine, num_golden=2)
+
+    def pair(level):
+        goldens = (Golden(("v", str(g)), pixels=np.full((3, 8, 8), g, np.uint8)) for g in (level, level // 3))
+        return Pair(np.full((3, 8, 8), level, np.uint8), tuple(goldens))
+
+    for size in (3, 1, 5, 2):
+        levels = np.arange(size) * 30 + size
+        scores = compare([pair(level) for level in levels], cache=cache)
+        assert scores == pytest.approx([(level - level // 3) / 2 / 255 for level in levels], abs=1e-6)
 
 
 def test_a_batch_that_could_never_fill_is_refused():
