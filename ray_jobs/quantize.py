@@ -18,7 +18,7 @@ from changenet.adoption import SpecDescribes
 from changenet.agreement import contradictions
 from changenet.engines.onnxruntime import import_onnxruntime
 from changenet.errors import DataError, EngineError, SpecError
-from changenet.evaluation.candidate import Candidate
+from changenet.evaluation.candidate import PAIR_GRAPH, Candidate
 from changenet.evaluation.report.html import COMPARISON_COLUMNS, comparison_cells
 from changenet.export.graphs import export_graphs
 from changenet.model.merging import merged
@@ -28,7 +28,7 @@ from changenet.training.precision import computes_in
 from ray_jobs.action import Action
 from ray_jobs.checkpoint_path import checkpoint_path
 from ray_jobs.console import out, result_table
-from ray_jobs.quantize_backends import BACKENDS, Quantized
+from ray_jobs.quantize_backends import BACKENDS, candidate_of, graphs_of
 from ray_jobs.quantize_comparison import COMPARISON, comparison_beside, comparison_figures, draw_sample, judge, short
 
 logger = logging.getLogger(__name__)
@@ -70,14 +70,22 @@ def run(spec: str, overrides: Sequence[str] = ()) -> int:
         sample = draw_sample(experiment, description)  # what is wrong with it is said before the long work
         quantized = BACKENDS[backend](experiment, checkpoint, build_network(checkpoint))
         _keep_other(action, backend)
-        files = _save(action, path, quantized, key)  # whatever happens to the comparison, this is there
+        files = _save(
+            action, path, quantized.checkpoint, key
+        )  # whatever happens to graphs and comparison, this is there
+        graphs = graphs_of(quantized.checkpoint, files[0])
+        if graphs:
+            files.append(action.path(GRAPH))
+            with encryption.write_model(files[1], key) as file:
+                file.write(graphs[PAIR_GRAPH])
+        candidate = candidate_of(quantized.checkpoint, graphs)
         floats = list(_floats(checkpoint, quantized.float_graphs))
-        candidates = [*floats, *_on_gpu([*floats, quantized.candidate]), quantized.candidate]
+        candidates = [*floats, *_on_gpu([*floats, candidate]), candidate]
         comparisons = judge(candidates, sample) if sample else []
         if comparisons:
             quantized = quantized.compared(comparisons[-1])
         figures = comparison_figures(candidates, comparisons, sample)
-        _save(action, path, quantized, key, figures)
+        _save(action, path, quantized.checkpoint, key, figures)
         _tell(quantized.checkpoint, figures, files)
         logger.info("Quantized in %.1f s.", time.perf_counter() - started)
     return 0
@@ -133,16 +141,11 @@ def _keep_other(action: Action, backend: str) -> None:
 
 
 def _save(
-    action: Action, path: str, quantized: Quantized, key: str | None, figures: Mapping[str, Any] = NOT_COMPARED
+    action: Action, path: str, made: QuantizedCheckpoint, key: str | None, figures: Mapping[str, Any] = NOT_COMPARED
 ) -> list[str]:
-    """Write what came of the checkpoint at `path`, and return the model files."""
-    made = quantized.checkpoint
+    """Write what came of the checkpoint at `path`, and what is said of it; return the model file."""
     files = [action.path(f"quantized_model_{short(made.backend)}.pth")]
     save_quantized(files[0], made, encryption_key=key)
-    if quantized.pair_graph:
-        files.append(action.path(GRAPH))
-        with encryption.write_model(files[1], key) as file:
-            file.write(quantized.pair_graph)
     comparison = {
         "checkpoint": path,
         "checkpoint_sha256": storage.file_sha256(path),

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from changenet.errors import SpecError
-from changenet.evaluation.candidate import PAIR_GRAPH, Candidate
+from changenet.errors import EngineError, SpecError
+from changenet.evaluation.candidate import Candidate
 from changenet.evaluation.comparison import Comparison
 from changenet.factory.quantization import calibration_pairs, quantization_rules
 from changenet.model.network import ChangeNet
@@ -31,14 +31,10 @@ class Quantized:
 
     Args:
         checkpoint: What is written.
-        candidate: What serves: it is judged and measured.
-        pair_graph: Content of `quantized_model.onnx`; empty where there are no graphs.
         float_graphs: Of the network of floats, by file name; None: the backend needed none.
     """
 
     checkpoint: QuantizedCheckpoint
-    candidate: Candidate
-    pair_graph: bytes = b""
     float_graphs: Mapping[str, bytes] | None = None
 
     def compared(self, comparison: Comparison) -> Quantized:
@@ -46,16 +42,39 @@ class Quantized:
         return replace(self, checkpoint=self.checkpoint.compared(comparison.agreement, comparison.max_error))
 
 
+def graphs_of(checkpoint: QuantizedCheckpoint, path: str) -> Mapping[str, bytes]:
+    """Return the graphs that run a quantized network, by file name; none where PyTorch does (raises as `qdq_graphs`).
+
+    Args:
+        checkpoint: Those of ModelOpt are traced now.
+        path: Where it was written.
+    """
+    if checkpoint.backend != "modelopt.pytorch":
+        return checkpoint.graphs
+    from changenet.export.qdq import qdq_graphs
+
+    logger.info("Tracing %s.", checkpoint.description.network["backbone"])
+    try:
+        return qdq_graphs(checkpoint)
+    except EngineError as error:
+        logger.warning("%s is written, and runs in PyTorch; it has no graphs, and was not compared.", path)
+        raise error from None
+
+
+def candidate_of(checkpoint: QuantizedCheckpoint, graphs: Mapping[str, bytes]) -> Candidate:
+    """Return what serves: it is judged and measured."""
+    if graphs:
+        return Candidate.in_onnxruntime(graphs, checkpoint.precision, checkpoint.description)
+    return Candidate.in_pytorch(checkpoint, checkpoint.precision)
+
+
 def _torchao(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
     layers = _layers(experiment, network, torchao.quantizable)
     torchao.quantize_weights(network, layers)
-    made = _described(experiment, checkpoint, layers, state=torchao.take_apart(network, layers))
-    return Quantized(made, Candidate.in_pytorch(made, made.precision))
+    return Quantized(_described(experiment, checkpoint, layers, state=torchao.take_apart(network, layers)))
 
 
 def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
-    from changenet.export.qdq import qdq_graphs
-
     layers = _layers(experiment, network, modelopt.quantizable)
     pairs, rows = calibration_pairs(experiment, checkpoint.description)
 
@@ -65,11 +84,8 @@ def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet
 
     entropy = experiment.quantize.algorithm == "entropy"
     done = modelopt.quantize_layers(network, layers, lambda _: run(network), entropy=entropy)
-    made = _described(experiment, checkpoint, remaining(layers, done, network), state=modelopt.take_apart(network))
-    logger.info("Tracing %s.", checkpoint.description.network["backbone"])
-    graphs = qdq_graphs(made)
-    served = Candidate.in_onnxruntime(graphs, made.precision, made.description)
-    return Quantized(made, served, graphs[PAIR_GRAPH])
+    done_layers = remaining(layers, done, network)
+    return Quantized(_described(experiment, checkpoint, done_layers, state=modelopt.take_apart(network)))
 
 
 def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
@@ -89,9 +105,7 @@ def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: Change
         {name: graph.SerializeToString(deterministic=True) for name, graph in assemble(each).items()}
         for each in (floats, parts)
     )
-    made = _described(experiment, checkpoint, remaining(layers, done, network), graphs=after)
-    served = Candidate.in_onnxruntime(after, made.precision, made.description)
-    return Quantized(made, served, after[PAIR_GRAPH], before)
+    return Quantized(_described(experiment, checkpoint, remaining(layers, done, network), graphs=after), before)
 
 
 def _layers(experiment: Experiment, network: ChangeNet, accepts: Callable[[Any], bool]) -> dict[str, str]:

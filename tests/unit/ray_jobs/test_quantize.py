@@ -411,6 +411,26 @@ def test_modelopt_writes_a_checkpoint_and_qdq_graphs(with_pairs, pairs, tmp_path
     assert (network.engine, network.precision) == ("onnxruntime", precision)
 
 
+def test_graphs_of_modelopt_that_fail_leave_the_checkpoint_of_the_long_calibration(
+    with_pairs, tmp_path, monkeypatch, caplog
+) -> None:
+    from changenet.export import qdq
+
+    def fail(*_, **__):
+        raise EngineError("the graphs drift at 'encoder'")
+
+    monkeypatch.setattr(qdq, "check_parity", fail)
+    rule = "quantize.layers=[{module_name: 'head.*', weights: {dtype: int8}}]"
+    with pytest.raises(EngineError, match="drift"):
+        quantize.run(with_pairs, ["quantize.backend=modelopt", rule])
+    folder = tmp_path / "results" / "quantize"
+    path = str(folder / "quantized_model_modelopt.pth")
+    assert f"{path} is written, and runs in PyTorch" in caplog.text
+    assert changenet.load(path).engine_name == "torch"
+    assert json.loads((folder / "comparison.json").read_text())["engines"] == []
+    assert not (folder / "quantized_model.onnx").exists()
+
+
 def test_modelopt_for_onnx_says_why_it_cannot_run(with_pairs) -> None:
     with pytest.raises(
         EngineError, match=r"quantize\.backend: 'modelopt\.onnx' needs other versions .* modelopt\.pytorch"
