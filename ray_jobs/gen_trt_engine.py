@@ -98,6 +98,9 @@ def _tell(generated: Generated, *, seconds: float) -> None:
             logger.warning("That is less than %g: engine: auto does not take it.", parity.min_agreement)
     smallest, usual, largest = tag.batch
     out.print(f"{agreement}; batches of {smallest} to {largest}, best at {usual}; {seconds:.1f} s.", highlight=False)
+    if parity.max_error is None:
+        line = "Engine auto takes none that was not run. Where its GPU is, name the engine: changenet evaluate … evaluate.engine=tensorrt"
+        err.print(line, soft_wrap=True)
     if generated.signature_lost:
         line = "The signature of the bundle was that of the files before. Sign it again: changenet sign"
         err.print(line, soft_wrap=True)

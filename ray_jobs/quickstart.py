@@ -85,8 +85,9 @@ def run(folder: str, *, seed: int = 0) -> int:
         ("float and int8", results / "quantize" / "comparison.json"),
     ):
         out.print(f"{what:18}{path}", soft_wrap=True)
-    out.print(f"Go on with it:    changenet evaluate -e {spec} results_dir={results}", soft_wrap=True)
     out.print(f"Serve it:         changenet serve --model boards={results}/export/bundle", soft_wrap=True)
+    again = f"results_dir={home / 'again'} train.num_epochs=8"
+    out.print(f"Try other ways:   changenet train -e {spec} {again}", soft_wrap=True)
     return 0
 
 
@@ -111,14 +112,14 @@ def _trained(results: Path) -> str:
 def _evaluated(results: Path) -> str:
     figures = json.loads((results / "evaluate" / "metrics.json").read_text(encoding="utf-8"))
     return (
-        f"test AUROC {figures['auroc']:.4f}, recall {figures['recall']:.3f}, false calls {figures['false_call_rate']:.3f} "
+        f"test set: AUROC {figures['auroc']:.4f}, recall {figures['recall']:.3f}, false calls {figures['false_call_rate']:.3f} "
         f"at threshold {figures['threshold']:.3f}"
     )
 
 
 def _inferred(results: Path) -> str:
     decisions = [row["prediction"] for row in _decisions(results)]
-    return f"{len(decisions)} rows: {decisions.count('PASS')} PASS, {decisions.count('FAIL')} FAIL"
+    return f"inference set: {len(decisions)} rows, {decisions.count('PASS')} PASS, {decisions.count('FAIL')} FAIL"
 
 
 def _exported(results: Path) -> str:

@@ -31,9 +31,7 @@ def local_gpu(device: str) -> Gpu:
         properties = torch.cuda.get_device_properties(torch.device(device))
     except (RuntimeError, AssertionError, ValueError) as error:
         what = f"TensorRT needs an NVIDIA GPU, and there is no {device} here"
-        fix = (
-            "Run on a machine with one; gen_trt_engine.tensorrt.compute_capability builds for a GPU that is elsewhere."
-        )
+        fix = "Run on a machine with one. (To build for a GPU elsewhere: gen_trt_engine.tensorrt.compute_capability.)"
         raise EngineError(what, fix=fix) from error
     return Gpu(properties.name, f"{properties.major}.{properties.minor}")
 
