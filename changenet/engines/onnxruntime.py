@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,9 @@ class OnnxRuntimeEngine(Engine):
         options.log_severity_level = 3
         # A graph's threads would spin after its run, on the CPUs that the next graph runs on.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if self._gpu is None:
+            _share_memory()
+            options.add_session_config_entry("session.use_env_allocators", "1")
         if not has_vnni():
             # It would cut off sums of products of 8 bits: other scores, and no word about it. Where there is VNNI the exact
             # kernels give the same numbers, and take half as long again.
@@ -196,6 +199,16 @@ class OnnxRuntimeEngine(Engine):
             raise _failed(error) from error
         outputs: list[OrtValue] = binding.get_outputs()
         return outputs
+
+
+@cache
+def _share_memory() -> None:
+    """Let all graphs of this process work in one arena: they take turns, and each alone keeps what its largest batch took."""
+    onnxruntime = import_onnxruntime()
+    where = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(where, None)
 
 
 def _providers(device: str) -> tuple[tuple[str | tuple[str, dict[str, Any]], ...], tuple[str, int] | None]:

@@ -43,6 +43,17 @@ def test_a_warmed_up_engine_scores_as_before(engines, pairs) -> None:
         np.testing.assert_allclose(engine.score(*pairs), before, atol=1e-6)
 
 
+def test_engines_at_work_at_once_in_the_memory_they_share_give_each_its_scores(bundle_folder: Path, pairs) -> None:
+    both = [load_engine(str(bundle_folder), threads=1)[0] for _ in range(2)]
+    samples = [(pairs[0][:size], pairs[1][:size]) for size in (5, 2)]
+    wanted = [both[0].score(*sample) for sample in samples]
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(20):
+            found = threads.map(lambda engine, sample: engine.score(*sample), both, samples)
+            for score, expected in zip(found, wanted, strict=True):
+                np.testing.assert_allclose(score, expected, atol=1e-6)
+
+
 def test_compiled_code_is_asked_of_pytorch(checkpoint_file: str, pairs, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
