@@ -93,5 +93,7 @@ def _encoded(engine: Engine, features: Sequence[NDArray[np.float32]], keys: Sequ
     if not keys:
         return {}
     halves = engine.prepare_golden(features)
+    if len(keys) == 1:
+        return {keys[0]: tuple(level[0] for level in halves)}
     # Copies: a view would keep the whole batch alive.
     return {key: tuple(level[index].copy() for level in halves) for index, key in enumerate(keys)}
