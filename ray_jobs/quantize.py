@@ -70,9 +70,9 @@ def run(spec: str, overrides: Sequence[str] = ()) -> int:
         sample = draw_sample(experiment, description)  # what is wrong with it is said before the long work
         quantized = BACKENDS[backend](experiment, checkpoint, build_network(checkpoint))
         _keep_other(action, backend)
-        files = _save(
-            action, path, quantized.checkpoint, key
-        )  # whatever happens to graphs and comparison, this is there
+        storage.remove(action.path(GRAPH))  # of an earlier run: what lies here must be of one kind
+        # Whatever happens to graphs and comparison, this is there.
+        files = _save(action, path, quantized.checkpoint, key)
         graphs = graphs_of(quantized.checkpoint, files[0])
         if graphs:
             files.append(action.path(GRAPH))

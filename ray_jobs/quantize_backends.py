@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from changenet.errors import EngineError, SpecError
+from changenet.errors import SpecError
 from changenet.evaluation.candidate import Candidate
 from changenet.evaluation.comparison import Comparison
 from changenet.factory.quantization import calibration_pairs, quantization_rules
@@ -56,9 +56,9 @@ def graphs_of(checkpoint: QuantizedCheckpoint, path: str) -> Mapping[str, bytes]
     logger.info("Tracing %s.", checkpoint.description.network["backbone"])
     try:
         return qdq_graphs(checkpoint)
-    except EngineError as error:
+    except Exception:
         logger.warning("%s is written, and runs in PyTorch; it has no graphs, and was not compared.", path)
-        raise error from None
+        raise
 
 
 def candidate_of(checkpoint: QuantizedCheckpoint, graphs: Mapping[str, bytes]) -> Candidate:

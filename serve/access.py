@@ -6,6 +6,7 @@ Without a file of keys none of this is in place.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
@@ -21,8 +22,10 @@ from serve.problems import HttpError, problem_response
 # Health, for probes; the page and its own files, which hold nothing of the user's: it asks for the key itself.
 OPEN_PATHS = ("/v2/health/", "/page/")
 PAGE = "/"
-LOOK_SECONDS = 0.5  # that one request in a second waits at most for a look at the file of keys
+LOOK_SECONDS = 0.5  # that requests wait at most for a look at the file of keys
 CHALLENGE = 'Bearer realm="changenet"'
+
+logger = logging.getLogger(__name__)
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 
@@ -63,13 +66,15 @@ class KeyGuard:
     """Answers 401 to a request without a valid `Authorization: Bearer KEY`, before anything of it is read.
 
     Routes find the key, or None, as `request.state.key`. A change of the file of keys counts within a second, in every
-    replica by itself; while the share that it is on hangs the last good keys stay in force, and no other request waits.
+    replica by itself. While the share that it is on hangs, the last good keys stay in force, with an error in the log.
     """
 
     def __init__(self, app: ASGIApp, ring: keys.KeyRing) -> None:
         self.app = app
         self.ring = ring
         self._looking: asyncio.Task[None] | None = None
+        self._until = 0.0  # when nobody waits for it any longer
+        self._told = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -90,10 +95,18 @@ class KeyGuard:
         await self.app(scope, receive, send)
 
     async def _look(self) -> None:
-        if not self.ring.stale or (self._looking and not self._looking.done()):
-            return
-        self._looking = asyncio.create_task(asyncio.to_thread(self.ring.refresh))
-        await asyncio.wait({self._looking}, timeout=LOOK_SECONDS)
+        """Wait for a look at the file where the last one is too old; all requests wait for the same one."""
+        loop = asyncio.get_running_loop()
+        if self._looking is None or self._looking.done():
+            if not self.ring.stale:
+                return
+            self._looking = asyncio.create_task(asyncio.to_thread(self.ring.refresh))
+            self._until = loop.time() + LOOK_SECONDS
+            self._told = False
+        await asyncio.wait({self._looking}, timeout=max(0.0, self._until - loop.time()))
+        if not self._looking.done() and not self._told:
+            self._told = True
+            logger.error("The file of API keys cannot be read at the moment; the last good keys stay in force.")
 
 
 def _refusal(given: bool) -> HttpError:

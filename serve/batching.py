@@ -70,8 +70,8 @@ class BatchQueue(Generic[Item, Result]):
         return result
 
     async def run(self, function: Callable[[], Answer]) -> Answer:
-        """Run other work in the engine's thread, between two batches."""
-        answer: Answer = await self._put(_Waiting(alone=function), self._others)
+        """Run other work in the engine's thread, between two batches; urgent."""
+        answer: Answer = await self._put(_Waiting(alone=function), self._urgent)
         return answer
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class BatchQueue(Generic[Item, Result]):
     def _take(self) -> list[_Waiting]:
         """Take from the front of the lanes what fits into one batch; the first item always does.
 
-        Each lane goes first every other time and leaves half of the batch to the other one, so neither waits for ever.
+        Each lane goes first every other time and then leaves half of the batch to the other one, so neither waits for ever.
         """
         self._lanes = self._lanes[::-1]
         first, second = self._lanes

@@ -1,7 +1,7 @@
 """Whether the scores of today are those of the validation set: the population stability index (PSI).
 
 Below 0.1 the two are alike, above 0.25 something has changed: the camera, the light, the parts. At most ten bins that hold
-about equally many validation scores each are compared, fewer where the validation set is small. Production sees far fewer
+about equal shares of the validation scores are compared, fewer where the validation set is small. Production sees far fewer
 defects than a validation set, which alone would look like a change; so PASS and defect scores of the validation set are mixed
 in the share in which the scores of the window fail. How that share itself moves, the counts of decisions tell.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 10
-SCORES_A_BIN = 20  # of the validation set, at least: chance alone adds about 1 / SCORES_A_BIN to the index
+SCORES_A_BIN = 20  # PASS of the validation set, at least: chance alone adds about 1 / SCORES_A_BIN to the index
 WINDOW = 2000  # scores
 LEAST = 200  # below, chance alone gives an index over 0.05
 EVERY = 50
@@ -52,9 +52,9 @@ class ScoreWindow:
     """
 
     def __init__(self, histogram: Mapping[str, Sequence[float]], threshold: float) -> None:
-        good, bad = np.asarray(histogram["PASS"], float), np.asarray(histogram["defect"], float)
+        good, bad = _kinds(histogram)
         self._threshold = threshold
-        starts = _equal_parts(good + bad)
+        starts = _equal_parts(good, bad)
         self._borders = borders(histogram)
         kinds = [np.add.reduceat(counts, starts) for counts in (good, bad) if counts.sum()]
         self._good, self._bad = (
@@ -92,14 +92,22 @@ def has_scores(histogram: Mapping[str, Sequence[float]]) -> bool:
 
 def borders(histogram: Mapping[str, Sequence[float]]) -> Counts:
     """Return the scores, at most `BINS` - 1, that part validation scores into equal shares; outside, the end bins go on."""
-    starts = _equal_parts(np.asarray(histogram["PASS"], float) + np.asarray(histogram["defect"], float))
+    starts = _equal_parts(*_kinds(histogram))
     return np.asarray(histogram["edges"], float)[starts[1:]]
 
 
-def _equal_parts(counts: Counts) -> list[int]:
-    """Return where each of at most `BINS` groups of neighbouring bins begins, so that all hold about equally much."""
-    parts = min(BINS, max(2, int(counts.sum() // SCORES_A_BIN)))
-    reached = np.cumsum(counts) / counts.sum()
+def _kinds(histogram: Mapping[str, Sequence[float]]) -> tuple[Counts, Counts]:
+    return np.asarray(histogram["PASS"], float), np.asarray(histogram["defect"], float)
+
+
+def _equal_parts(*kinds: Counts) -> list[int]:
+    """Return where each of at most `BINS` groups of neighbouring bins begins, so that all hold about equally much.
+
+    PASS and defects weigh the same, however many of either a validation set has: both should be seen to move.
+    """
+    there = [counts for counts in kinds if counts.sum()]
+    parts = min(BINS, max(2, int(len(there) * there[0].sum() // SCORES_A_BIN)))
+    reached = np.cumsum(sum(counts / counts.sum() for counts in there)) / len(there)
     wanted = np.arange(1, parts) / parts
     ends = np.searchsorted(reached, wanted - 1e-9) + 1
-    return [0, *(int(end) for end in np.unique(ends) if end < len(counts))]
+    return [0, *(int(end) for end in np.unique(ends) if end < len(reached))]

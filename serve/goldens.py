@@ -19,7 +19,7 @@ from serve.settings import NAME_PATTERN, reachable
 router = APIRouter(prefix="/v1/models/{model}/goldens/{golden_id}")
 
 GoldenId = Annotated[str, Path(pattern=NAME_PATTERN), AfterValidator(reachable)]
-Digest = Annotated[str, Path(pattern="[0-9a-f]{64}")]
+Digest = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
 
 _GOLDEN_BODY = multipart_body(
     "Models with several lights take the parts golden.LIGHT; models with several goldens take the parts repeatedly.",
@@ -50,9 +50,11 @@ async def describe_golden(model: Served, golden_id: GoldenId, service: InService
 
 @router.get("/pictures/{digest}", response_class=Response)
 @open_to(Scope.INSPECT)
-async def golden_picture(model: Served, golden_id: GoldenId, digest: Digest, service: InService) -> Response:
+async def golden_picture(
+    model: Served, golden_id: GoldenId, digest: Digest, service: InService, request: Request
+) -> Response:
     """Return the file that was registered, by the SHA-256 that the description of the golden names."""
-    async with service.in_time():
+    async with service.hold(request):
         content = await model.goldens.picture(golden_id, digest)
     return Response(content, media_type="application/octet-stream")  # whatever it is, no browser shows it by itself
 

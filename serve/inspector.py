@@ -26,7 +26,7 @@ from serve.golden_cache import GoldenCache
 from serve.golden_registry import GoldenRegistry
 from serve.metrics import Metrics
 from serve.model_goldens import ModelGoldens, run_in
-from serve.pairs import Comparer, Pair
+from serve.pairs import Comparer, Golden, Pair
 from serve.problems import HttpError, try_again
 from serve.schemas import Input, ModelFacts, ThresholdFacts
 from serve.settings import Batching
@@ -139,17 +139,32 @@ class ServedModel:
         """Return what the pair graph gives for normalised pictures (shapes as `Engine.pair`).
 
         Raises:
-            HttpError: 422, the engine refuses them.
+            HttpError: 422, the engine refuses them; 503, it failed.
         """
 
         def run() -> NDArray[np.float32]:
             with self._computing(len(test)):
-                return self.inspector.engine.pair(test, golden)
+                try:
+                    return self.inspector.engine.pair(test, golden)
+                except EngineError as error:  # a batch larger than a TensorRT engine or the memory takes
+                    raise HttpError(422, "wrong-tensors", f"The engine refuses these tensors: {error}") from error
 
-        try:
-            return await self.queue.run(run)
-        except EngineError as error:  # a batch larger than a TensorRT engine or the memory takes
-            raise HttpError(422, "wrong-tensors", f"The engine refuses these tensors: {error}") from error
+        return await self.queue.run(run)
+
+    def warm_up(self) -> None:
+        """Compare a black pair, and as many as one call may hold, so that no client waits for what the engine prepares.
+
+        Raises:
+            EngineError: It cannot compare as many.
+        """
+        shape = self.inspector.description.layout.shape
+        pair = Pair(np.zeros(shape, np.uint8), (Golden(("",), pixels=np.zeros(shape, np.uint8)),))
+        for pairs in (1, self.queue.settings.max_batch_size):
+            try:
+                self._comparer([pair] * pairs, cache=GoldenCache(0))
+            except Exception as error:
+                what, fix = f"cannot compare {pairs} pairs at once ({error})", "Lower serve.max_batch_size."
+                raise EngineError(what, where=f"the engine of {self.name!r}", fix=fix) from error
 
     def check_health(self) -> None:
         """Raise what the engine failed with, where it did so several times and never succeeded since."""
@@ -157,20 +172,21 @@ class ServedModel:
             raise EngineError(f"failed {self._failures} times in a row", where=f"the engine of {self.name!r}")
 
     def _compare(self, pairs: Sequence[Pair]) -> list[NDArray[np.float32]]:
-        try:
-            with self._computing(len(pairs)):
-                output = self._comparer(pairs, cache=self.shared.cache)
-        except Exception as error:
-            self._failures += 1
-            logger.exception("The engine of %r failed on %d pairs", self.name, len(pairs))
-            raise try_again("engine-failed", f"The engine of {self.name!r} failed; its log has the reason.") from error
-        self._failures = 0
-        return list(output)
+        with self._computing(len(pairs)):
+            return list(self._comparer(pairs, cache=self.shared.cache))
 
     @contextmanager
     def _computing(self, pairs: int) -> Iterator[None]:
         started = time.perf_counter()
-        yield
+        try:
+            yield
+        except HttpError:
+            raise
+        except Exception as error:
+            self._failures += 1
+            logger.exception("The engine of %r failed on %d pairs", self.name, pairs)
+            raise try_again("engine-failed", f"The engine of {self.name!r} failed; its log has the reason.") from error
+        self._failures = 0
         self.shared.metrics.engine_call(self.name, pairs=pairs, seconds=time.perf_counter() - started)
 
     def _count(self, inspected: Inspected) -> None:

@@ -173,8 +173,8 @@ class KeyRing:
 
     def refresh(self) -> None:
         """Look at the file, which may take as long as the share that it is on, and read it where it has changed."""
-        self._checked = self._clock()
         state = self._look()
+        self._checked = self._clock()
         if state == self._state:
             return
         self._state = state

@@ -152,16 +152,13 @@ def _load(name: str, source: Source, settings: ServiceSettings, shared: Shared) 
         raise CheckpointError(what, where=source.bundle, fix="Keep every release in a folder of its own.")
     inspector.self_test()
     description = inspector.description
-    # Compilers and GPUs prepare for each size of batch; a batch that the engine cannot run should fail here.
-    batch = max(1, settings.batching.max_batch_size // (1 + description.num_golden))
-    for pairs in {1, batch}:
-        inspector.engine.warm_up(description.layout.shape, batch=pairs, num_golden=description.num_golden)
     if not math.isfinite(description.threshold.value):
         raise CheckpointError("its threshold is no number", where=source.bundle, fix="Export the bundle again.")
     if has_scores(description.validation_scores):
         ScoreWindow(description.validation_scores, description.threshold.value)
     served = ServedModel(name=name, version=version, inspector=inspector, shared=shared, batching=settings.batching)
     served.facts()
+    served.warm_up()
     return served
 
 

@@ -99,7 +99,8 @@ class ModelKeeper:
         async with slot.lock:
             try:
                 wanted = await self._read(slot) or slot.state
-                if wanted.generation != slot.state.generation or (slot.behind and time.monotonic() >= slot.retry_at):
+                retry = slot.behind and time.monotonic() >= slot.retry_at
+                if retry or wanted.generation != slot.state.generation:
                     await self._run(slot, wanted)
                 if slot.shadow is not None:
                     await self.tallies.tell(slot.shadow)

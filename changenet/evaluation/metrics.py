@@ -127,7 +127,7 @@ def score_histogram(scores: Any, is_defect: Any) -> dict[str, list[float]]:
     """Return `{"edges": numbers that rise, "PASS": counts, "defect": counts}`; between two edges lies one count of each.
 
     50 bins of equal width reach over 0-1, or 0 to the highest score above 1. Inside them more edges part the scores of
-    each kind into 20 shares of about equal size: a sharp network has all its PASS scores within one bin of equal width,
+    each kind into 20 shares of about equal size, as far as equal scores allow: a sharp network has all its PASS scores within one bin of equal width,
     where a score ten times as high would go unseen.
 
     Raises:
@@ -141,10 +141,12 @@ def score_histogram(scores: Any, is_defect: Any) -> dict[str, list[float]]:
 
 
 def _between(scores: NDArray[np.float64], shares: int = 20) -> NDArray[np.float64]:
-    """Return where to part scores into shares: in the middle of two, which no rounding of another engine crosses."""
-    distinct = np.unique(scores)
-    gaps = (distinct[1:] + distinct[:-1]) / 2
-    return gaps[np.unique(np.arange(1, shares) * len(gaps) // shares)] if len(gaps) else gaps
+    """Return where to part scores into shares: in the middle of two neighbours, so that equal scores stay together."""
+    distinct, counts = np.unique(scores, return_counts=True)
+    # The gap behind the score with which a share is full; behind the last one there is none.
+    full = np.searchsorted(np.cumsum(counts), np.arange(1, shares) * len(scores) / shares)
+    full = np.unique(full[full < len(distinct) - 1])
+    return (distinct[full] + distinct[full + 1]) / 2
 
 
 def _rate(name: str, hits: int, trials: int) -> dict[str, Any]:

@@ -1,4 +1,6 @@
 // The validation scores as bars, with the threshold and the score of this pair.
+import { short } from "./numbers.js";
+
 const WIDTH = 640;
 const TOP = 48; // room for the labels
 const BASE = 200;
@@ -11,7 +13,6 @@ function element(name, attributes, text = "") {
 }
 
 const sum = (counts) => counts.reduce((total, count) => total + count, 0);
-const short = (value) => String(Number(value.toPrecision(3)));
 
 // One line with its label above it; labels near a border turn inwards.
 function mark(x, kind, label, y) {

@@ -1,5 +1,7 @@
 // The inspection page: pictures in, a verdict out. A verdict is shown only for the pictures that are on the page.
 import { drawScores } from "./chart.js";
+import { showModels } from "./models.js";
+import { number } from "./numbers.js";
 import { getFile, getJson, useKey } from "./service.js";
 import * as view from "./view.js";
 
@@ -8,6 +10,7 @@ const ROLES = ["test", "golden"];
 const chosen = { test: new Map(), golden: new Map() }; // light -> files
 let model = null; // facts of the selected model
 let running = null; // the request under way
+let selecting = null; // likewise, of a model's facts
 let registered = []; // of the golden that the verdict names: light -> SHA-256, for each of its pictures
 
 function show(state, title, sentence = "", problem = "") {
@@ -30,8 +33,6 @@ function showFacts(rows) {
     }),
   );
 }
-
-const number = (value) => (Math.abs(value) >= 0.001 || value === 0 ? value.toFixed(4) : value.toExponential(2));
 
 function modelFacts() {
   const { width, height, lights } = model.input;
@@ -186,20 +187,28 @@ async function inspect() {
   } catch (error) {
     if (error.name === "AbortError") return;
     show("problem", "No verdict", "", error.message);
+    registered = [];
+    look();
   } finally {
     if (running === request) running = null;
   }
 }
 
+// Of several choices in a row the last one counts, whichever answer comes first.
 async function selectModel() {
   running?.abort();
+  selecting?.abort();
+  selecting = new AbortController();
+  const { signal } = selecting;
   try {
-    model = await getJson(`v1/models/${encodeURIComponent(find("model").value)}`);
+    model = await getJson(`v1/models/${encodeURIComponent(find("model").value)}`, { signal });
   } catch (error) {
-    // The slots of the model before must not take pictures for this one.
+    if (error.name === "AbortError") return;
+    // What was chosen for the model before is not for this one.
     model = null;
     for (const slot of document.querySelectorAll(".slot")) slot.remove();
     find("inspect").disabled = true;
+    view.show();
     show("problem", "No model", "", error.message);
     return;
   }
@@ -210,50 +219,9 @@ async function selectModel() {
   }
 }
 
-// What is under way beside the version that answers.
-function notes({ previous, shadow, failure, behind, reason }) {
-  return [
-    reason && `away: ${reason}`,
-    previous && `before: ${previous}`,
-    shadow && `in the shadow: ${shadow}`,
-    failure && `the last change failed: ${failure.reason}`,
-    behind,
-  ].filter(Boolean).join("; ");
-}
-
-// A model with replicas of its own may be away; of it the name and the reason are known.
-function showModels({ models, away }) {
-  const all = [...models, ...away];
-  const select = find("model");
-  const before = select.value;
-  select.replaceChildren(...all.map(({ name }) => new Option(name, name)));
-  if (all.some(({ name }) => name === before)) select.value = before;
-  find("models").querySelector("tbody").replaceChildren(
-    ...all.map((each) => {
-      const row = document.createElement("tr");
-      row.dataset.model = each.name;
-      const choose = document.createElement("button");
-      choose.type = "button";
-      choose.className = "link";
-      choose.textContent = each.name;
-      choose.addEventListener("click", () => {
-        select.value = each.name;
-        selectModel();
-      });
-      row.insertCell().append(choose);
-      const threshold = each.threshold === undefined ? "" : number(each.threshold);
-      for (const value of [each.version, each.engine, each.difference_module, threshold, notes(each)]) {
-        row.insertCell().textContent = value ?? "";
-      }
-      return row;
-    }),
-  );
-  find("models").hidden = false;
-}
-
 // The models first: a key that is not known shows here.
 async function open() {
-  showModels(await getJson("v1/models"));
+  showModels(await getJson("v1/models"), selectModel);
   await selectModel();
 }
 

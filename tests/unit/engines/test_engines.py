@@ -45,6 +45,8 @@ def test_a_warmed_up_engine_scores_as_before(engines, pairs) -> None:
 
 def test_engines_at_work_at_once_in_the_memory_they_share_give_each_its_scores(bundle_folder: Path, pairs) -> None:
     both = [load_engine(str(bundle_folder), threads=1)[0] for _ in range(2)]
+    for session in (both[0]._encoder, both[1]._comparator):
+        assert session.get_session_options().get_session_config_entry("session.use_env_allocators") == "1"
     samples = [(pairs[0][:size], pairs[1][:size]) for size in (5, 2)]
     wanted = [both[0].score(*sample) for sample in samples]
     with ThreadPoolExecutor(2) as threads:

@@ -165,6 +165,14 @@ def test_the_histogram_of_a_sharp_network_parts_the_scores_of_each_kind_evenly()
         assert max(histogram[kind]) <= 100, "no bin holds more than two of the 20 shares"
 
 
+def test_equal_scores_are_one_share_and_part_the_others_none_the_less() -> None:
+    random = np.random.default_rng(1)
+    scores = np.concatenate([np.ones(300), 1 - random.random(700) * 1e-4])
+    histogram = score_histogram(scores, np.ones(1000, bool))
+    assert max(histogram["defect"]) <= 350
+    assert sum(count > 0 for count in histogram["defect"]) >= 12
+
+
 @given(
     scores=st.lists(st.floats(0, 3, width=32), max_size=60),
     kinds=st.lists(st.booleans(), min_size=60, max_size=60),

@@ -419,11 +419,13 @@ def test_graphs_of_modelopt_that_fail_leave_the_checkpoint_of_the_long_calibrati
     def fail(*_, **__):
         raise EngineError("the graphs drift at 'encoder'")
 
-    monkeypatch.setattr(qdq, "check_parity", fail)
     rule = "quantize.layers=[{module_name: 'head.*', weights: {dtype: int8}}]"
+    folder = tmp_path / "results" / "quantize"
+    folder.mkdir(parents=True)
+    (folder / "quantized_model.onnx").write_bytes(b"of an earlier run")
+    monkeypatch.setattr(qdq, "check_parity", fail)
     with pytest.raises(EngineError, match="drift"):
         quantize.run(with_pairs, ["quantize.backend=modelopt", rule])
-    folder = tmp_path / "results" / "quantize"
     path = str(folder / "quantized_model_modelopt.pth")
     assert f"{path} is written, and runs in PyTorch" in caplog.text
     assert changenet.load(path).engine_name == "torch"

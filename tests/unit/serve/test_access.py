@@ -152,28 +152,41 @@ def test_a_revoked_key_is_refused_by_a_service_that_runs(models, keys, app_of):
     assert client.get("/v1/models", headers=bearer(keys["admin"])).status_code == 200
 
 
-def test_a_share_that_hangs_with_the_keys_holds_up_one_request_for_a_moment(models, keys, app_of, monkeypatch):
-    clock, hangs = [0.0], threading.Event()
+def together(app, clock, key, count=20):
+    """Ask `count` times at once, two seconds after whatever was before; return the statuses."""
+
+    async def ask():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://testserver") as client:
+            clock[0] += 2
+            answers = await asyncio.gather(*(client.get("/v1/models", headers=bearer(key)) for _ in range(count)))
+            return [answer.status_code for answer in answers]
+
+    return asyncio.run(ask())
+
+
+def test_of_requests_at_the_same_moment_none_gets_in_with_a_revoked_key(models, keys, app_of):
+    clock = [0.0]
+    app = app_of(*models.values(), keys=KeyRing(keys["file"], clock=lambda: clock[0]))
+    assert together(app, clock, keys["inspect"]) == [200] * 20
+    lines = Path(keys["file"]).read_text().splitlines()
+    Path(keys["file"]).write_text("\n".join(line for line in lines if not line.startswith("line ")))
+    assert together(app, clock, keys["inspect"]) == [401] * 20
+
+
+def test_a_share_that_hangs_with_the_keys_holds_requests_up_for_a_moment(models, keys, app_of, monkeypatch, caplog):
+    clock, goes_on, looks = [0.0], threading.Event(), []
     ring = KeyRing(keys["file"], clock=lambda: clock[0])
     app = app_of(*models.values(), keys=ring)
     monkeypatch.setattr(access, "LOOK_SECONDS", 0.05)
-    looks = []
 
     def hang():
         looks.append(1)
-        hangs.wait(60)
+        goes_on.wait(60)
 
     monkeypatch.setattr(ring, "refresh", hang)
-
-    async def ask():
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
-            clock[0] += 2
-            answers = [await client.get("/v1/models", headers=bearer(keys["inspect"])) for _ in range(3)]
-            hangs.set()
-            return [answer.status_code for answer in answers]
-
-    assert asyncio.run(ask()) == [200] * 3 and looks == [1]
+    threading.Timer(1, goes_on.set).start()
+    assert together(app, clock, keys["inspect"]) == [200] * 20
+    assert looks == [1] and caplog.text.count("the last good keys stay in force") == 1
 
 
 def test_the_page_asks_for_the_key_and_names_no_model(locked):

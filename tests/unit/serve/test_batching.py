@@ -71,20 +71,21 @@ def test_what_is_urgent_is_in_the_next_batch_and_what_waits_before_it_moves_on()
     assert [sorted(batch) for batch in batches[1:]] == [[-1, -1, 1, 1]] * 3 + [[1] * 4]
 
 
-def test_other_work_has_its_turn_among_what_is_urgent():
+def test_other_work_does_not_queue_behind_boards_and_stops_none():
     async def run():
         work, turns = Recorder(), []
         queue = queue_of(work, max_batch_size=2)
         first = await held_up(work, queue)
-        other = asyncio.ensure_future(queue.run(lambda: turns.append(len(work.batches))))
-        alone = [asyncio.ensure_future(queue.submit(1, urgent=True)) for _ in range(8)]
+        board = [asyncio.ensure_future(queue.submit(1)) for _ in range(8)]
+        await asyncio.sleep(0)
+        other = [asyncio.ensure_future(queue.run(lambda: turns.append(len(work.batches)))) for _ in range(3)]
         await asyncio.sleep(0)
         work.go.set()
-        await asyncio.gather(first, other, *alone)
+        await asyncio.gather(first, *other, *board)
         return turns
 
-    (turn,) = asyncio.run(run())
-    assert turn <= 2
+    one, two, three = asyncio.run(run())
+    assert one <= 2 and one < two < three <= 4, "by turns"
 
 
 def test_an_item_whose_caller_has_gone_is_skipped():

@@ -61,7 +61,7 @@ def sharp(count, seed=0, shift=0.0, kind=-1):
     return 1 / (1 + np.exp(-kind * np.random.default_rng(seed).normal(12 - shift, 1.5, count)))
 
 
-@pytest.mark.parametrize(("good_count", "bad_count"), [(1000, 250), (120, 30)])
+@pytest.mark.parametrize(("good_count", "bad_count"), [(1000, 250), (120, 30), (100, 900), (5000, 20)])
 def test_the_scores_of_a_sharp_network_drift_long_before_a_decision_changes(good_count, bad_count):
     validation = np.concatenate([sharp(good_count), sharp(bad_count, 1, kind=1)])
     scores = score_histogram(validation, np.arange(good_count + bad_count) >= good_count)

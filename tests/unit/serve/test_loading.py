@@ -4,12 +4,14 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from changenet.bundle import MANIFEST, add_engine, read_bundle
-from changenet.errors import CheckpointError
+from changenet.engines.onnxruntime import OnnxRuntimeEngine
+from changenet.errors import CheckpointError, EngineError
 from changenet.manifest import SELFTEST
 from changenet.storage import sha256
 from serve.loading import open_models
@@ -78,3 +80,32 @@ def test_engines_that_are_added_leave_the_version(bundle_folder: Path, tmp_path:
     added = type(entry)("gpu", "tensorrt", "fp16", {"pair.engine": sha256(content)}, entry.parity)
     assert add_engine(before, added, {"pair.engine": content}).version == before.version
     assert read_bundle(folder).version == served(folder).version == before.version
+
+
+def test_a_bundle_is_tried_with_one_pair_and_with_as_many_as_a_call_may_hold(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+    compare = OnnxRuntimeEngine.compare
+
+    def count(engine: OnnxRuntimeEngine, tests: Any, goldens: Any) -> Any:
+        compared.append(len(tests[0]))
+        if len(tests[0]) > 20:
+            raise MemoryError
+        return compare(engine, tests, goldens)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "compare", count)
+    assert served(bundle_folder)
+    assert compared[-2:] == [1, ServiceSettings.model_fields["max_batch_size"].default]
+    models = (ModelSettings(name="pcb", bundle=str(bundle_folder)),)
+    with pytest.raises(EngineError, match=r"cannot compare 21 pairs at once .*Lower serve\.max_batch_size"):
+        open_models(ServiceSettings(models=models, max_batch_size=21), Metrics())
+
+
+def test_an_object_store_is_read_by_more_threads_than_a_folder(bundle_folder: Path) -> None:
+    models = (ModelSettings(name="pcb", bundle=str(bundle_folder)),)
+    near, far = (
+        open_models(ServiceSettings(models=models, goldens_dir=folder), Metrics()).slots["pcb"].active.shared.readers
+        for folder in (str(bundle_folder.parent / "none"), "memory://none/goldens")
+    )
+    assert near._max_workers < far._max_workers

@@ -257,11 +257,27 @@ def test_a_model_that_is_away_is_told_and_takes_no_pictures_for_another(page, se
     page.select_option("#model", "away")
     page.wait_for_selector("text=is not there at the moment")
     assert page.locator("#inspect").is_disabled() and page.locator("form .slot").count() == 0
+    assert not page.is_visible("#view")
     page.select_option("#model", "pcb")
     page.wait_for_selector("form .slot")
     put(page, "test", picture(80))
     put(page, "golden", picture(0))
     assert verdict(page) == "PASS"
+
+
+def test_of_two_choices_of_a_model_the_last_one_counts(opened, picture):
+    held = []
+    opened.route("**/v1/models/lights", lambda route: held.append(route))
+    opened.select_option("#model", "lights")
+    opened.select_option("#model", "goldens")
+    opened.wait_for_selector("#golden input[multiple]")
+    for route in held:
+        route.continue_()
+    put(opened, "test", picture(255))
+    put(opened, "golden", picture(0))
+    assert verdict(opened) == "FAIL"
+    assert opened.locator("#models tr.selected").inner_text().startswith("goldens")
+    assert opened.locator("#test [data-light=White]").count() == 0
 
 
 def test_everything_fits_a_phone(opened, picture):

@@ -13,10 +13,10 @@ from fastapi import Response
 from fastapi.testclient import TestClient
 
 from changenet import storage
-from changenet.errors import CheckpointError
+from changenet.errors import CheckpointError, EngineError
 from serve.admin import _made
 from serve.app import Inspection, ModelReplica
-from serve.inspector import ServedModel
+from serve.inspector import FAILURES, ServedModel
 from serve.loading import _open
 from serve.model_state import ModelState, StateFiles, failure_of
 from serve.settings import ModelSettings, ServiceSettings, Source
@@ -39,6 +39,10 @@ def replica(app_of, load, tmp_path):
 
 def slot_of(client):
     return client.app.state.service.keeper.slots["pcb"]
+
+
+def engine_threads():
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("engine-"))
 
 
 def follow(client):
@@ -295,14 +299,14 @@ def test_a_shadow_that_cannot_be_loaded_holds_nothing_up(replica, load):
     load.gone.add("/strict")
     follow(other)
     assert listed(other)["shadow"] is None and "No shadow: /strict" in listed(other)["behind"]
-    threads = threading.active_count()
+    threads = engine_threads()
     answer = other.post(f"{V1}/swap", json={"bundle": "/good", "engine": "torch"})
     assert answer.status_code == 200 and "No shadow" in answer.json()["behind"]
     loaded = len(load.loaded)
     for _ in range(3):
         slot_of(other).retry_at = 0.0
         follow(other)
-    assert (len(load.loaded), threading.active_count()) == (loaded, threads), "what answers is not loaded again"
+    assert (len(load.loaded), engine_threads()) == (loaded, threads), "what answers is not loaded again"
     load.gone.clear()
     slot_of(other).retry_at = 0.0
     follow(other)
@@ -345,13 +349,13 @@ def test_a_request_that_is_cancelled_does_not_cancel_its_change(replica, load):
 def test_a_folder_that_is_away_is_a_problem_and_nothing_changes(replica, picture, tmp_path):
     client = replica()
     (tmp_path / "state").write_text("a file where the folder should be")
-    threads = threading.active_count()
+    threads = engine_threads()
     for _ in range(3):
         answer = client.post(f"{V1}/swap", json={"bundle": "/strict"})
         assert answer.status_code == 503 and answer.json()["type"].endswith("registry-away")
         assert int(answer.headers["retry-after"]) > 0
     assert client.post(f"{V1}/swap", json={"bundle": "/broken"}).status_code == 422
-    assert threading.active_count() <= threads
+    assert engine_threads() == threads
     assert inspect(client, picture)["version"] == "good" and listed(client)["failure"]["bundle"] == "/broken"
     (tmp_path / "state").unlink()
     assert client.post(f"{V1}/swap", json={"bundle": "/strict"}).status_code == 200
@@ -474,3 +478,15 @@ def test_a_replica_of_one_model_follows_the_others_and_takes_settings_of_batches
 
     asyncio.run(begin())
     assert slot_of(other).active.queue.settings.max_batch_size == 4
+
+
+@pytest.mark.parametrize("kind", [Inspection, ModelReplica])
+def test_a_replica_is_ill_while_an_engine_fails_again_and_again(replica, picture, kind):
+    client = replica()
+    running = SimpleNamespace(_keeper=client.app.state.service.keeper)
+    kind.check_health(running)
+    slot_of(client).active.inspector.engine.encode = lambda *_: 1 / 0
+    for _ in range(FAILURES):
+        assert "prediction" not in inspect(client, picture)
+    with pytest.raises(EngineError, match="pcb"):
+        kind.check_health(running)
