@@ -18,7 +18,7 @@ from torch import nn
 
 from changenet.engines.onnxruntime import import_onnxruntime
 from changenet.errors import EngineError
-from changenet.export.layers import OPERATORS, layers_of_nodes
+from changenet.export.layers import OPERATORS, cut_off, layers_of_nodes
 from changenet.export.trace import Parts
 
 _BINS = 128  # of a histogram to begin with, and of 8 bits; ONNX Runtime's own choice
@@ -80,6 +80,8 @@ def quantize_parts(
 class Observer:
     """Runs a graph of floats and notes the range of whatever goes into nodes or comes out of them.
 
+    Of what an activation cuts off (a ReLU6 leaves 0 to 6 of -100 to 100) only the rest counts: it gets all 256 steps.
+
     Args:
         graph: It is not changed.
         nodes: Names of the nodes.
@@ -89,7 +91,10 @@ class Observer:
     def __init__(self, graph: onnx.ModelProto, nodes: Collection[str], *, entropy: bool = False) -> None:
         weights = {each.name for each in graph.graph.initializer}
         seen = [name for node in graph.graph.node if node.name in nodes for name in (*node.input[:2], *node.output)]
-        self._seen = [name for name in dict.fromkeys(seen) if name not in weights]
+        self._rest = cut_off(graph, nodes)
+        self._seen = [
+            name for name in dict.fromkeys(self._rest.get(each, each) for each in seen) if name not in weights
+        ]
         self._outputs = [value.name for value in graph.graph.output]
         known = {value.name for value in [*graph.graph.input, *graph.graph.output]}
         copy = onnx.ModelProto()
@@ -114,19 +119,21 @@ class Observer:
         if self._histograms is not None:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints
                 self._histograms.collect(seen)
-        else:
-            for name, values in seen.items():
-                low, high = self._limits.get(name, (np.inf, -np.inf))
-                self._limits[name] = (min(low, float(values.min())), max(high, float(values.max())))
+        for name, values in seen.items():
+            low, high = self._limits.get(name, (np.inf, -np.inf))
+            self._limits[name] = (min(low, float(values.min())), max(high, float(values.max())))
         return {name: found[name] for name in self._outputs}
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Return the range of every tensor by name."""
-        if self._histograms is None:
-            return dict(self._limits)
-        with contextlib.redirect_stdout(io.StringIO()):
-            found = self._histograms.compute_collection_result()
-        return {name: (float(values[0]), float(values[1])) for name, values in found.items()}
+        found = dict(self._limits)
+        if self._histograms is not None:
+            with contextlib.redirect_stdout(io.StringIO()):
+                entropy = self._histograms.compute_collection_result()
+            # Its histograms are symmetric: they reach beyond what was seen.
+            for name, (low, high) in self._limits.items():
+                found[name] = (max(low, float(entropy[name][0])), min(high, float(entropy[name][1])))
+        return found | {given: found[left] for given, left in self._rest.items()}
 
 
 def _quantize(

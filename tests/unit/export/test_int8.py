@@ -5,12 +5,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from torch import nn
 
 from changenet.engines.onnxruntime import OnnxRuntimeEngine
 from changenet.export.graphs import assemble
 from changenet.export.int8 import Observer, quantizable, quantize_parts
 from changenet.export.trace import Parts, trace_parts
+from changenet.model.merging import merged
+from changenet.model.network import ChangeNet
 from changenet.training.checkpoint import build_network
 
 
@@ -47,6 +50,35 @@ def test_scores_stay_close_and_both_roads_give_the_same(checkpoint, parts, quant
     mean, std = (np.array(network[name]).reshape(3, 1, 1) for name in ("mean", "std"))
     normalised = [((picture / 255 - mean) / std).astype(np.float32) for picture in pairs_of_module]
     np.testing.assert_allclose(ours.scores(ours.pair(*normalised)), found, atol=1e-3)
+
+
+def test_what_an_activation_cuts_off_takes_no_steps_from_what_is_left(checkpoint, pairs_of_module) -> None:
+    """A convolution that gives far more than the ReLU6 behind it leaves, as the first one of a trained encoder does."""
+    network = ChangeNet(**checkpoint.description.network | {"backbone": "timm/tf_efficientnet_lite0"}).eval()
+    norm = network.backbone.model.bn1
+    with torch.no_grad():
+        norm.weight.mul_(400 / norm.weight.abs().max())
+    floats = trace_parts(merged(network))
+    made, _ = quantize_parts(floats, {"backbone.model.conv_stem"}, [pairs_of_module])
+    wanted, found = (_first_features(parts.encoder, pairs_of_module[0]) for parts in (floats, made))
+    assert wanted.min() == 0 and wanted.max() == 6 and 1 < wanted.mean() < 5, "cut off on both sides"
+    assert len(np.unique(found.round(4))) > 200
+    assert np.abs(found - wanted).mean() < 0.1
+
+
+def _first_features(graph: onnx.ModelProto, pictures: np.ndarray) -> np.ndarray:
+    """Return what the first activation leaves of pictures."""
+    import onnxruntime
+
+    activation = next(node for node in graph.graph.node if node.op_type == "Clip")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    copy.graph.output.append(onnx.ValueInfoProto(name=activation.output[0]))
+    session = onnxruntime.InferenceSession(copy.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: np.ndarray = session.run([activation.output[0]], {"normalised": (pictures / 127.5 - 1).astype(np.float32)})[
+        0
+    ]
+    return found
 
 
 def test_integers_are_summed_as_they_are_on_every_processor(checkpoint, quantized, pairs_of_module) -> None:
