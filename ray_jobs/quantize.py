@@ -174,6 +174,7 @@ def _tell(quantized: QuantizedCheckpoint, figures: Mapping[str, Any], files: lis
     out.print(f"{quantized.agreement:.2%} of the decisions on {figures['pairs']:,} pairs are those of the checkpoint.")
     if not quantized.agrees:
         logger.warning(
-            "That is less than quantize.min_agreement (%g): try other layers or entropy. Export refuses it.",
+            "That is less than quantize.min_agreement (%g): leave the first layers of the encoder in floats "
+            "(quantize.skip_names), or try entropy. Export refuses it.",
             quantized.min_agreement,
         )
