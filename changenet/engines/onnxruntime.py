@@ -203,7 +203,7 @@ class OnnxRuntimeEngine(Engine):
 
 @cache
 def _share_memory() -> None:
-    """Let all graphs of this process work in one arena: they take turns, and each alone keeps what its largest batch took."""
+    """Let all graphs of this process work in one arena: each alone would keep what its largest batch took."""
     onnxruntime = import_onnxruntime()
     where = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT

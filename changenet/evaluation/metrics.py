@@ -127,8 +127,8 @@ def score_histogram(scores: Any, is_defect: Any) -> dict[str, list[float]]:
     """Return `{"edges": numbers that rise, "PASS": counts, "defect": counts}`; between two edges lies one count of each.
 
     50 bins of equal width reach over 0-1, or 0 to the highest score above 1. Inside them more edges part the scores of
-    each kind into 20 shares of about equal size, as far as equal scores allow: a sharp network has all its PASS scores within one bin of equal width,
-    where a score ten times as high would go unseen.
+    each kind into 20 shares of about equal size, as far as equal scores allow: a sharp network has all its PASS scores
+    within one bin of equal width, where a score ten times as high would go unseen.
 
     Raises:
         ValueError: The lengths differ, or a score is NaN or infinite.
