@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from changenet.errors import ChangeNetError, CheckpointError
+from changenet.errors import ChangeNetError, CheckpointError, DataError
 from serve.inspector import ServedModel
 from serve.model_state import ModelState
 from serve.problems import HttpError
@@ -53,3 +53,8 @@ def refusal(error: ChangeNetError) -> HttpError:
     """Return the problem that tells a client why a bundle is not used."""
     problems = [str(problem) for problem in error.problems]
     return HttpError(422, "bundle-refused", " ".join(problems), problems=problems)
+
+
+def text_of(error: DataError | HttpError) -> str:
+    """Return what an error says, in one line."""
+    return str(error.detail) if isinstance(error, HttpError) else str(error)

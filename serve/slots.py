@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from changenet.errors import ChangeNetError, DataError
-from serve.changes import check_fits, pinned, refusal, replaced
+from serve.changes import check_fits, pinned, refusal, replaced, text_of
 from serve.inspector import ServedModel
 from serve.model_state import Candidate, ModelState, NewerStateError, StateFiles, failure_of
 from serve.problems import HttpError
@@ -105,7 +105,7 @@ class ModelKeeper:
                 if slot.shadow is not None:
                     await self.tallies.tell(slot.shadow)
             except (DataError, HttpError) as error:
-                slot.behind = _text(error)
+                slot.behind = text_of(error)
             slot.active.shared.metrics.behind(slot.name, is_behind=slot.behind is not None)
 
     async def _follow(self, slot: ModelSlot) -> None:
@@ -249,7 +249,3 @@ class ModelKeeper:
         self.set_batching(self._batching)
         if before is not None and before is not shadow:
             await self.tallies.forget(before)
-
-
-def _text(error: DataError | HttpError) -> str:
-    return str(error.detail) if isinstance(error, HttpError) else str(error)

@@ -27,6 +27,8 @@ PROVIDERS = {
 }
 # Floats of 19 bits would not give the scores of other engines.
 _EXACT = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+# It puts a layer between two roundings into integers, with one scale for all weights, though it is to stay in floats.
+_DISABLED = ["WeightBiasQuantization"]
 _REFUSALS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
 
 
@@ -138,7 +140,9 @@ class OnnxRuntimeEngine(Engine):
         if weights:
             options.add_external_initializers_from_files_in_memory([WEIGHTS], [weights], [len(weights)])
         try:
-            session = onnxruntime.InferenceSession(content, options, providers=list(self._providers))
+            session = onnxruntime.InferenceSession(
+                content, options, providers=list(self._providers), disabled_optimizers=_DISABLED
+            )
         except _refusals() as error:
             raise CheckpointError(
                 f"ONNX Runtime cannot load {name}: {error}", fix="Export the bundle again."
