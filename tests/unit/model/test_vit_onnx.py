@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from changenet.engines.tolerance import FP32
 from changenet.export.graphs import export_graphs
 from changenet.model.network import ChangeNet
 
@@ -35,4 +36,8 @@ def test_graphs_of_vision_transformers_agree_at_any_batch(
         test, golden = torch.randn(2, batch, 3, side, side)
         (ours,) = session.run(None, {"input_1": test.numpy(), "input_2": golden.numpy()})
         with torch.no_grad():
-            np.testing.assert_allclose(ours, network(test, golden).numpy(), rtol=1e-4, atol=1e-4)
+            wanted = network(test, golden)
+        scores = network.score(torch.from_numpy(ours)).numpy()
+        np.testing.assert_allclose(scores, network.score(wanted).numpy(), rtol=FP32, atol=FP32)
+        # Without AVX-512 sums are made in another order, which moves these logits by 3e-4.
+        np.testing.assert_allclose(ours, wanted.numpy(), rtol=1e-3, atol=1e-3)

@@ -53,7 +53,7 @@ SERVED = {
     "version": ["good", "strict", "0123456789ab"],
 }
 BUNDLES = ["/good", "/strict", "/broken"]
-OPERATIONS = 21
+OPERATIONS = 22
 CHANGES = (
     ("POST", "swap", {"bundle": "/strict"}),
     ("POST", "rollback", None),
