@@ -25,11 +25,12 @@ from serve.form import PairForm, Picture
 from serve.golden_cache import GoldenCache
 from serve.golden_registry import GoldenRegistry
 from serve.metrics import Metrics
-from serve.model_goldens import ModelGoldens, run_in
+from serve.model_goldens import ModelGoldens
 from serve.pairs import Comparer, Golden, Pair
 from serve.problems import HttpError, try_again
 from serve.schemas import Input, ModelFacts, ThresholdFacts
 from serve.settings import Batching
+from serve.threads import run_in
 
 logger = logging.getLogger(__name__)
 

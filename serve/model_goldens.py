@@ -5,10 +5,8 @@ What reads the folder of registered goldens runs in the readers' threads: it may
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from changenet.errors import DataError
 from changenet.storage import sha256
@@ -17,11 +15,10 @@ from serve.golden_cache import Key
 from serve.golden_registry import GoldenRegistry, Registered
 from serve.pairs import Golden
 from serve.problems import HttpError
+from serve.threads import run_in
 
 if TYPE_CHECKING:
     from serve.inspector import ServedModel, Shared
-
-Result = TypeVar("Result")
 
 
 class ModelGoldens:
@@ -124,11 +121,6 @@ class ModelGoldens:
         if self._shared.registry is None:
             raise HttpError(404, "no-registry", "This service keeps no goldens: it was started without goldens_dir.")
         return self._shared.registry
-
-
-async def run_in(threads: ThreadPoolExecutor, function: Callable[..., Result], *arguments: object) -> Result:
-    """Run a function in one of `threads`, off the event loop."""
-    return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
 
 
 def _no_such_golden(golden_id: str, why: str = "is not registered here") -> HttpError:
