@@ -57,6 +57,7 @@ class RunningService(contextlib.AbstractContextManager["RunningService"]):
 
         with self.ends, contextlib.ExitStack() as after:  # whatever fails on the way
             if self.owns_ray:
+                after.callback(_forget_controller)
                 after.callback(ray.shutdown)
             if self.owns_serve and not (self.owns_ray and cluster.is_own()):  # elsewhere it would outlive this process
                 after.callback(serve.shutdown)
@@ -191,6 +192,13 @@ def start(
             raise RunError(f"Ray Serve does not start ({said})", fix=fix) from error
         raise
     return service
+
+
+def _forget_controller() -> None:
+    # Ray Serve takes it for the one of the next Ray, whose first job has the same number; there is no public way.
+    from ray.serve import context
+
+    context._disconnect()
 
 
 def _wait_until_ready(url: str) -> None:

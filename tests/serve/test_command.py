@@ -109,6 +109,14 @@ def test_a_ray_serve_that_does_not_start_is_one_line_and_leaves_nothing_behind(b
 
 
 @pytest.mark.slow
+def test_one_process_may_start_and_stop_it_again_and_again(bundles, tmp_path):
+    settings = ServiceSettings(models=(ModelSettings(name="pcb", bundle=bundles["pcb"]),), goldens_dir=str(tmp_path))
+    for _ in range(2):
+        with start(settings, port=free_port()) as service:
+            assert httpx.get(f"{service.url}/v1/models/pcb", timeout=30).status_code == 200
+
+
+@pytest.mark.slow
 def test_a_model_that_does_not_load_ends_it_with_the_reason(bundles, tmp_path):
     spec = tmp_path / "spec.yaml"
     spec.write_text(
