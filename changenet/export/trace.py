@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from changenet.bundle import WEIGHTS
+from changenet.export.resizing import TRANSLATIONS
 
 if TYPE_CHECKING:
     from changenet.model.network import ChangeNet
@@ -139,6 +140,7 @@ def _trace(
             dynamic_shapes=free,
             input_names=list(inputs),
             output_names=list(outputs),
+            custom_translation_table=TRANSLATIONS,
             verbose=False,
         )
     assert program is not None

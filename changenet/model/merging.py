@@ -6,6 +6,7 @@ Only for inference: the merged network has other weights, and training would go 
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -38,7 +39,7 @@ def merged(network: ChangeNet, *, in_place: bool = False) -> ChangeNet:
     """Return a copy, or the network itself, in evaluation mode, that gives the same outputs; what `encode` returns may be wider or narrower.
 
     A level's projection goes into the first convolutions of its comparison where that saves work: always for levels that
-    are narrower than the common width. The norm after the fusion goes into the fusion.
+    are narrower than the common width. The norm after the fusion goes into the fusion, a head's norms into the layers behind them.
 
     Args:
         network: Of floats.
@@ -51,6 +52,7 @@ def merged(network: ChangeNet, *, in_place: bool = False) -> ChangeNet:
         for level in range(pyramid.levels):
             _merge_projection(pyramid, level, sizes[level])
         _merge_norm(pyramid)
+    _merge_head(copied.head.layers)
     return copied
 
 
@@ -80,12 +82,27 @@ def _behind(weight: Tensor, projection: Tensor) -> Tensor:
 
 
 def _merge_norm(pyramid: DifferencePyramid) -> None:
-    norm, parts = pyramid.fuse_norm, [cast("nn.Conv2d", part) for part in pyramid.fuse]
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    parts = [cast("nn.Conv2d", part) for part in pyramid.fuse]
+    scale, shift = _affine(pyramid.fuse_norm)
     for part in parts:
         part.weight.mul_(scale.view(-1, 1, 1, 1))
     assert parts[0].bias is not None
-    parts[0].bias.copy_(parts[0].bias * scale + norm.bias - norm.running_mean * scale)
+    parts[0].bias.copy_(parts[0].bias * scale + shift)
     pyramid.fuse_norm = nn.Identity()  # type: ignore[assignment]
+
+
+def _merge_head(layers: nn.Sequential) -> None:
+    for place, (norm, linear) in enumerate(pairwise(layers)):
+        if isinstance(norm, nn.BatchNorm1d) and isinstance(linear, nn.Linear):
+            scale, shift = _affine(norm)
+            linear.bias.add_(linear.weight @ shift)
+            linear.weight.mul_(scale)
+            layers[place] = nn.Identity()
+
+
+def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return what a norm multiplies each channel with and what it adds then, (C,) each."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale

@@ -94,6 +94,21 @@ def test_integers_are_summed_as_they_are_on_every_processor(checkpoint, quantize
         assert np.abs(found - level).mean() < 0.1 * np.abs(level).mean()
 
 
+def test_all_layers_of_a_head_compute_in_integers(checkpoint, pairs_of_module, tmp_path) -> None:
+    """With a norm behind it a layer would compute in floats, and take its weights out of 8 bits for every batch."""
+    import onnxruntime
+
+    network = merged(build_network(checkpoint))
+    made, _ = quantize_parts(trace_parts(network), layers_of(checkpoint), [pairs_of_module])
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "comparator.onnx")
+    graph = assemble(made)["comparator.onnx"].SerializeToString()
+    onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    ran = operators(onnx.load(tmp_path / "comparator.onnx"))
+    assert ran.count("QGemm") == sum(isinstance(layer, nn.Linear) for layer in network.head.layers) == 3
+    assert not {"Gemm", "FusedGemm"} & set(ran)
+
+
 def test_every_layer_is_found_and_the_graphs_get_smaller(checkpoint, parts, quantized) -> None:
     made, done = quantized
     assert done == layers_of(checkpoint)

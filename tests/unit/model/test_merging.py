@@ -23,6 +23,9 @@ def test_outputs_stay_and_narrow_levels_are_kept_as_they_are(changes: dict[str, 
     with torch.no_grad():  # of a trained network: no bias is zero
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
+        for name, buffer in network.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.add_(0.5 * torch.rand_like(buffer))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     golden = (network.num_golden,) if network.num_golden > 1 else ()
     side = network.image_size
@@ -31,6 +34,7 @@ def test_outputs_stay_and_narrow_levels_are_kept_as_they_are(changes: dict[str, 
     with torch.no_grad():
         torch.testing.assert_close(found(test, goldens), network(test, goldens), atol=1e-5, rtol=1e-5)
         widths = [level.shape[1] for level in found.encode(test)]
+    assert not any(isinstance(module, torch.nn.BatchNorm1d) for module in found.modules())
     if network.pyramid is not None:
         width = network.arguments["embed_dim"]
         own = list(reversed(network.backbone.widths))[: network.pyramid.levels]
