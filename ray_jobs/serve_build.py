@@ -39,7 +39,8 @@ def run(out: str | None = None, **given: Any) -> int:
     for model in away:
         logger.warning("Not verified: %r (%s) is not seen from here, only by the replicas.", model.name, model.bundle)
     if chosen.settings.encryption_key is not None:
-        logger.warning("The passphrase is not written: add it below args as encryption_key where the file is deployed.")
+        fix = "name a file that holds it, and that every replica sees, below args: encryption_key_file"
+        logger.warning("The passphrase is not written: %s.", fix)
     text = _HEADER + yaml.safe_dump(config(chosen), sort_keys=False, allow_unicode=True)
     if out is None:
         sys.stdout.write(text)

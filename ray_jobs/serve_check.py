@@ -98,7 +98,7 @@ def _is_seen(bundle: str) -> bool:
 
 def _verified(model: ModelSettings, settings: ServiceSettings, problems: list[Problem]) -> Bundle | None:
     """Return the bundle of a model, or add what is wrong with it."""
-    key = settings.encryption_key.get_secret_value() if settings.encryption_key else None
+    key = settings.passphrase()
     try:
         bundle = read_bundle(model.bundle, encryption_key=key, trusted_keys=settings.trusted_keys)
         if bundle.encrypted:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from ray import serve
 from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
@@ -51,6 +52,7 @@ class Inspection:
         self._keeper = open_models(settings, self._metrics)
         deployments = Deployments(_overviews(serve.get_replica_context().app_name) if handles else dict)
         self._remotes = {name: RayModel(name, handle, deployments) for name, handle in (handles or {}).items()}
+        self._batches = Batches(settings, self._keeper)
 
     def __serve_build_asgi_app__(self) -> "FastAPI":
         from serve.ingress import create_app
@@ -70,7 +72,7 @@ class Inspection:
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new settings of batches while requests are under way."""
-        _rebatch(self._settings, self._keeper, user_config)
+        self._batches.take(user_config)
 
 
 class ModelReplica:
@@ -83,8 +85,8 @@ class ModelReplica:
 
         _log_like_ray_serve()
         metrics = Metrics(RaySink())
-        self._settings = settings
         self._keeper = open_models(settings, metrics)
+        self._batches = Batches(settings, self._keeper)
         self._app = create_routes(self._keeper, settings.limits, metrics=metrics, remotes={})
         self._following: asyncio.Task[None] | None = None
 
@@ -98,7 +100,7 @@ class ModelReplica:
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new settings of batches; Ray Serve calls it first when a replica starts, from then on it follows the others."""
-        _rebatch(self._settings, self._keeper, user_config)
+        self._batches.take(user_config)
         self._following = self._following or asyncio.create_task(self._keeper.follow())
 
 
@@ -137,12 +139,35 @@ def build(settings: ServiceSettings) -> serve.Application:
     return deployment.bind(settings, handles)
 
 
-def _rebatch(settings: ServiceSettings, keeper: "ModelKeeper", user_config: dict[str, Any]) -> None:
-    changed = Batching(**user_config)
-    # What a replica holds is fixed when it starts: a batch of every model must fit.
-    ServiceSettings(**{**dict(settings), **dict(changed), "max_ongoing_requests": settings.limits.inspections})
-    keeper.set_batching(changed)
-    logger.info("An engine call takes up to %d pictures from now on.", changed.max_batch_size)
+class Batches:
+    """The settings of batches of one replica, as Ray Serve hands them over: when it starts, and again whenever they change."""
+
+    def __init__(self, settings: ServiceSettings, keeper: "ModelKeeper") -> None:
+        self._settings = settings
+        self._keeper = keeper
+        self._started = False
+
+    def take(self, user_config: dict[str, Any]) -> None:
+        """Let them count from the next batch on; wrong ones are an error in the log once the replica runs.
+
+        Raises:
+            ValidationError: They are wrong, and the replica starts. Later Ray Serve would stop a replica that raises, all of
+                them one after the other.
+        """
+        settings = self._settings
+        try:
+            changed = Batching(**user_config)
+            # What a replica holds is fixed when it starts: a batch of every model must fit.
+            ServiceSettings(**{**dict(settings), **dict(changed), "max_ongoing_requests": settings.limits.inspections})
+        except ValidationError as error:
+            if not self._started:
+                raise
+            reasons = "; ".join(f"{'.'.join(map(str, each['loc']))} {each['msg']}".strip() for each in error.errors())
+            logger.error("This user_config is refused, and batches stay as they are: %s", reasons)
+            return
+        self._keeper.set_batching(changed)
+        self._started = True
+        logger.info("An engine call takes up to %d pictures from now on.", changed.max_batch_size)
 
 
 def _overviews(application: str) -> Any:

@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from changenet.errors import EngineError
+from changenet.errors import CheckpointError, EngineError
 from changenet.inspection import Inspector, Verdict
+from changenet.storage import sha256
 from serve.batching import BatchQueue
 from serve.decoding import decoded
 from serve.form import PairForm, Picture
@@ -102,7 +103,12 @@ class ServedModel:
     @property
     def identity(self) -> str:
         """Names what computes: other engines make other numbers of the same bundle."""
-        return f"{self.version}-{self.inspector.engine_name}"
+        bundle = self.inspector.bundle
+        entries = bundle.manifest.engines if bundle else ()
+        files = sorted(
+            digest for each in entries if each.runtime == self.inspector.engine_name for digest in each.sha256.values()
+        )
+        return f"{self.version}-{self.inspector.engine_name}-{sha256(''.join(files).encode())[:12]}"
 
     async def inspect(self, form: PairForm) -> Inspected:
         """Decide one pair.
@@ -140,7 +146,7 @@ class ServedModel:
         """Return what the pair graph gives for normalised pictures (shapes as `Engine.pair`).
 
         Raises:
-            HttpError: 422, the engine refuses them; 503, it failed.
+            HttpError: 422, the engine refuses them; 503, it failed, or the bundle changed on the disk.
         """
 
         def run() -> NDArray[np.float32]:
@@ -149,6 +155,11 @@ class ServedModel:
                     return self.inspector.engine.pair(test, golden)
                 except EngineError as error:  # a batch larger than a TensorRT engine or the memory takes
                     raise HttpError(422, "wrong-tensors", f"The engine refuses these tensors: {error}") from error
+                except CheckpointError as error:  # the pair graph is read when it is first asked for
+                    logger.error("The bundle of %r is not what was loaded any more: %s", self.name, error)
+                    raise try_again(
+                        "bundle-changed", "The bundle of this model changed on the disk: swap to it."
+                    ) from error
 
         return await self.queue.run(run)
 

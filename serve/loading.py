@@ -136,11 +136,10 @@ def _load(name: str, source: Source, settings: ServiceSettings, shared: Shared) 
     """Load one bundle and try out everything that an inspection needs of it."""
     if storage.exists(source.bundle) and not is_bundle(source.bundle):
         raise CheckpointError("is no bundle", where=source.bundle, fix="Run changenet export, and give its folder.")
-    key = settings.encryption_key.get_secret_value() if settings.encryption_key else None
     inspector = Inspector.load(
         source.bundle,
         source.engine,
-        encryption_key=key,
+        encryption_key=settings.passphrase(),
         trusted_keys=settings.trusted_keys,
         threads=settings.cpus,
         device="cuda" if settings.gpus else None,  # the one that Ray shows this replica

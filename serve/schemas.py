@@ -24,7 +24,9 @@ class Inspection(_Schema):
     """The verdict on one pair."""
 
     model: str
-    version: str = Field(description="Names the exact bundle: the same version always gives the same score.")
+    version: str = Field(
+        description="Names the exact bundle: the same version gives the same score in the same engine."
+    )
     engine: str
     score: float = Field(description="How different test and golden are.")
     threshold: float = Field(description="FAIL when the score is greater.")

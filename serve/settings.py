@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from changenet.passphrase import from_file
 from changenet.spec.serve import (
     DOTS,
     INSPECTIONS,
@@ -85,9 +86,19 @@ class ServiceSettings(Service):
 
     models: tuple[ModelSettings, ...] = Field(min_length=1)
     encryption_key: SecretStr | None = Field(default=None, description="Opens encrypted bundles.")
+    encryption_key_file: str | None = Field(
+        default=None,
+        description="File that holds it in its place, which every replica sees: nobody reads it in the configuration.",
+    )
     hosts: tuple[str, ...] = Field(
         default=(), description="Names by which a service without keys may be called, without port; none: any."
     )
+
+    def passphrase(self) -> str | None:
+        """Return what opens encrypted bundles (raises CheckpointError as `changenet.passphrase.from_file`)."""
+        if self.encryption_key is not None:
+            return self.encryption_key.get_secret_value()
+        return from_file(self.encryption_key_file) if self.encryption_key_file else None
 
     @property
     def limits(self) -> Limits:

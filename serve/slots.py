@@ -23,6 +23,7 @@ from serve.settings import Batching, Source
 from serve.shadow import Shadow
 from serve.slot import ModelSlot
 from serve.tallies import Tallies
+from serve.threads import FILES, run_in
 
 FOLLOW_SECONDS = 1.0
 RETRY_SECONDS = 30.0
@@ -194,7 +195,7 @@ class ModelKeeper:
         """Return what is written about a model, None where nothing is that belongs to this configuration."""
         if self._files is None:
             return None
-        state = await asyncio.to_thread(self._files.read, slot.name)
+        state = await run_in(FILES, self._files.read, slot.name)
         return state if state is not None and state.configured == slot.state.configured else None
 
     async def _newest(self, slot: ModelSlot) -> ModelState:
@@ -209,7 +210,7 @@ class ModelKeeper:
     async def _write(self, slot: ModelSlot, change: Callable[[ModelState], ModelState]) -> ModelState:
         """Change what is written now, which may be more than what was written when this change began."""
         state = change(await self._newest(slot))
-        await asyncio.to_thread(self._changeable().write, slot.name, state)
+        await run_in(FILES, self._changeable().write, slot.name, state)
         return state
 
     async def _run(

@@ -5,7 +5,6 @@ FOLDER/MODEL.shadow/COMPARED/REPLICA.json
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import uuid
 
@@ -14,6 +13,7 @@ from changenet.errors import DataError
 from serve.problems import HttpError
 from serve.registry_away import or_away
 from serve.shadow import Shadow, Tally
+from serve.threads import FILES, run_in
 
 
 class Tallies:
@@ -34,7 +34,7 @@ class Tallies:
             HttpError: 503, the folder is away.
         """
         total = shadow.tally
-        for replica, tally in (await asyncio.to_thread(self.read, *_names(shadow))).items():
+        for replica, tally in (await run_in(FILES, self.read, *_names(shadow))).items():
             total = total if replica == self._replica else total.plus(tally)
         return total
 
@@ -45,7 +45,7 @@ class Tallies:
         shadow.unsaved = False
         tally = shadow.tally.model_copy(deep=True)  # it goes on counting
         try:
-            await asyncio.to_thread(self.write, *_names(shadow), tally)
+            await run_in(FILES, self.write, *_names(shadow), tally)
         except HttpError:
             shadow.unsaved = True
             raise
@@ -53,7 +53,7 @@ class Tallies:
     async def forget(self, shadow: Shadow) -> None:
         """Remove what was seen of a candidate; every replica does when it leaves the shadow, so the last one is heard."""
         with contextlib.suppress(HttpError):  # some bytes stay
-            await asyncio.to_thread(self.remove, *_names(shadow))
+            await run_in(FILES, self.remove, *_names(shadow))
 
     @or_away()
     def read(self, model: str, compared: str) -> dict[str, Tally]:

@@ -9,6 +9,9 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+# For files that all replicas share: where their folder hangs, these wait, and none that requests need.
+FILES = ThreadPoolExecutor(max_workers=4, thread_name_prefix="files")
+
 
 async def run_in(threads: ThreadPoolExecutor, function: Callable[..., Result], *arguments: object) -> Result:
     """Run a function in one of `threads`, off the event loop."""

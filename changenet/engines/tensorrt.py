@@ -126,7 +126,13 @@ class TensorRtEngine(Engine):
                 content = self._files.read(f"{name}.engine")
             except KeyError as error:
                 raise CheckpointError("is not among the files of the engine", where=where, fix=REBUILD) from error
-            self._plans[name] = run.open_plan(content, package=self._package, device=self._device, where=where)
+            try:
+                self._plans[name] = run.open_plan(content, package=self._package, device=self._device, where=where)
+            except RuntimeError as error:  # torch's, for one that the memory of the GPU has no room left
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise EngineError(
+                    f"cannot be loaded: {reason}", where=where, fix="Is there room on the GPU?"
+                ) from error
             self.memory_bytes += self._plans[name].memory_bytes
         return self._plans[name]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -23,6 +24,8 @@ from changenet.storage import sha256
 from changenet.tensorrt import weights
 from changenet.tensorrt.build import BuildSettings, Built, build_plans, read_graph
 from changenet.tensorrt.tag import EngineTag
+
+logger = logging.getLogger(__name__)
 
 ELSEWHERE = "it was built for a GPU that is elsewhere, and never run"
 _OTHERWISE = "Try another gen_trt_engine.tensorrt.data_type, or fp32 for some nodes: tensorrt.layers_precision."
@@ -79,8 +82,8 @@ def find_source(path: str, *, exported: Sequence[str] = (), encryption_key: str 
         bundle = read_bundle(folder, encryption_key=encryption_key)
     else:
         content = encryption.read_model(path, encryption_key).getvalue()
-        candidates = filter(is_bundle, dict.fromkeys([storage.join(storage.parent(path), _BUNDLE), *exported]))
-        opened = (read_bundle(each, encryption_key=encryption_key) for each in candidates)
+        beside = storage.join(storage.parent(path), _BUNDLE)
+        opened = _opened_bundles(beside, exported, encryption_key)
         found = next((each for each in opened if each.has(_GRAPH) and each.read(_GRAPH) == content), None)
         if found is None:
             return Source(path, {_GRAPH: content, **_weights_beside(path, content, encryption_key)}, None)
@@ -90,6 +93,17 @@ def find_source(path: str, *, exported: Sequence[str] = (), encryption_key: str 
         fix = "Export a checkpoint that is not quantized by torchao."
         raise CheckpointError("holds no ONNX graphs, which engines are built from", where=bundle.folder, fix=fix)
     return Source(bundle.folder, {name: bundle.read(name) for name in names}, bundle)
+
+
+def _opened_bundles(beside: str, exported: Iterable[str], encryption_key: str | None) -> Iterator[Bundle]:
+    """Yield the bundles that an ONNX file may come from; of those that do not lie beside it only what can be read."""
+    for folder in filter(is_bundle, dict.fromkeys([beside, *exported])):
+        try:
+            yield read_bundle(folder, encryption_key=encryption_key)
+        except CheckpointError as error:
+            if folder == beside:
+                raise
+            logger.info("Left out as the origin of the ONNX file: %s", error)
 
 
 def _weights_beside(path: str, graph: bytes, encryption_key: str | None) -> dict[str, bytes]:

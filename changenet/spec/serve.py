@@ -176,7 +176,7 @@ class Service(Placement, Batching):
 class Listening(Section):
     """Where a service listens, and what stands in front of it."""
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on: IPv4, or a name of one.")
     port: Annotated[Integer, Field(ge=1, le=65535)] = Field(default=8000, description="Port to listen on.")
     proxy: Literal["auto", "haproxy", "ray"] = Field(
         default="auto",

@@ -11,7 +11,7 @@ from ray_jobs import serve_build
 from ray_jobs.listening import free_port
 
 
-def test_the_built_file_serves_and_its_batches_change_without_a_new_replica(
+def test_the_built_file_serves_and_its_batches_change_without_a_new_replica_though_they_be_wrong(
     bundles, inspectors, pictures, local_ray, tmp_path: Path
 ):
     port = free_port()
@@ -37,9 +37,12 @@ def test_the_built_file_serves_and_its_batches_change_without_a_new_replica(
             return log.read_text()
 
         assert "up to 3 pictures" not in deployed()
-        content["applications"][0]["deployments"][0]["user_config"]["max_batch_size"] = 3
-        deadline = time.monotonic() + 180
-        while "up to 3 pictures" not in deployed():
-            assert time.monotonic() < deadline
-            time.sleep(1)
+        for size, said in (3, "up to 3 pictures"), (4096, "user_config is refused"):
+            content["applications"][0]["deployments"][0]["user_config"]["max_batch_size"] = size
+            deadline = time.monotonic() + 180
+            while said not in deployed():
+                assert time.monotonic() < deadline
+                time.sleep(1)
+        time.sleep(3)  # in which a replica would be stopped
+        assert "user_config is refused" in deployed(), "the same replica"
         serve.shutdown()

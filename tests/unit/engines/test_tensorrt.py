@@ -223,6 +223,16 @@ def source(gpu: None, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.M
     return find_source(str(shutil.copytree(bundle_folder, tmp_path / "bundle")))
 
 
+def test_a_bundle_that_cannot_be_read_stops_no_file_that_lies_elsewhere(bundle_folder: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(bundle_folder, tmp_path / "export" / "bundle"))
+    (damaged / "encoder.onnx").write_bytes(b"damaged")
+    alone = shutil.copy(bundle_folder / "pair.onnx", tmp_path / "alone.onnx")
+    assert find_source(str(alone), exported=[str(damaged)]).bundle is None
+    beside = shutil.copy(bundle_folder / "pair.onnx", tmp_path / "export" / "model.onnx")
+    with pytest.raises(CheckpointError, match=r"encoder\.onnx"):
+        find_source(str(beside))
+
+
 def everything(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -13,6 +13,7 @@ from changenet.bundle import MANIFEST, add_engine, read_bundle
 from changenet.engines.onnxruntime import OnnxRuntimeEngine
 from changenet.errors import CheckpointError, EngineError
 from changenet.manifest import SELFTEST
+from changenet.sealing import seal
 from changenet.storage import sha256
 from serve.loading import open_models
 from serve.metrics import Metrics
@@ -109,3 +110,15 @@ def test_an_object_store_is_read_by_more_threads_than_a_folder(bundle_folder: Pa
         for folder in (str(bundle_folder.parent / "none"), "memory://none/goldens")
     )
     assert near._max_workers < far._max_workers
+
+
+def test_a_passphrase_may_lie_in_a_file(bundle_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sealed"
+    seal(str(bundle_folder), "open sesame", target=str(folder))
+    (tmp_path / "passphrase").write_text("open sesame\n")
+    models = (ModelSettings(name="pcb", bundle=str(folder)),)
+    settings = ServiceSettings(models=models, encryption_key_file=str(tmp_path / "passphrase"))
+    sealed = open_models(settings, Metrics()).slots["pcb"].active
+    assert sealed.facts().threshold == served(bundle_folder).facts().threshold
+    with pytest.raises(CheckpointError, match="encrypted"):
+        open_models(ServiceSettings(models=models), Metrics())

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from changenet.errors import EngineError
+from changenet.errors import CheckpointError, EngineError
+from serve.inspector import FAILURES
 
 URL = "/v2/models/pcb"
 HEADER = "inference-header-content-length"
@@ -112,6 +113,17 @@ def test_what_the_engine_refuses_is_told(client, models, monkeypatch):
     monkeypatch.setattr(models["pcb"].inspector.engine, "pair", refuses)
     answer = infer(client, request_of(*pair()))
     assert answer.status_code == 422 and "takes batches of 1 to 8. Send fewer pairs." in answer.json()["error"]
+
+
+def test_a_bundle_that_changed_on_the_disk_is_told_and_is_no_illness(client, models, monkeypatch):
+    def changed(test, golden):
+        raise CheckpointError("is not what the manifest says", where="pair.onnx", fix="Export it again.")
+
+    monkeypatch.setattr(models["pcb"].inspector.engine, "pair", changed)
+    for _ in range(FAILURES + 1):
+        answer = infer(client, request_of(*pair()))
+        assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (503, "bundle-changed"), answer.text
+    models["pcb"].check_health()
 
 
 def test_a_compressed_body_is_refused(client):

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from changenet import storage
 from changenet.errors import CheckpointError, EngineError
 from serve.admin import _made
-from serve.app import Inspection, ModelReplica
+from serve.app import Batches, Inspection, ModelReplica
 from serve.inspector import FAILURES, ServedModel
 from serve.loading import _open
 from serve.model_state import ModelState, StateFiles, failure_of
@@ -447,23 +447,30 @@ def test_a_shadow_of_the_configuration_is_loaded(load):
     assert slot.shadow.wanted.traffic == 0.2 and slot.shadow.candidate.version == "strict"
 
 
-def test_new_settings_of_batches_reach_models_that_are_loaded_later(replica):
+def test_new_settings_of_batches_reach_models_that_are_loaded_later_and_wrong_ones_none(replica, caplog):
     client = replica()
     settings = ServiceSettings(models=[{"name": "pcb", "bundle": "/good"}])
-    running = SimpleNamespace(_settings=settings, _keeper=client.app.state.service.keeper, _following=None)
+    keeper = client.app.state.service.keeper
+    starting, running = (SimpleNamespace(_batches=Batches(settings, keeper)) for _ in range(2))
     Inspection.reconfigure(running, {"max_batch_size": 3, "batch_wait_timeout_s": 0.5})
     assert slot_of(client).active.queue.settings.max_batch_size == 3
     client.post(f"{V1}/swap", json={"bundle": "/strict"})
     assert slot_of(client).active.queue.settings.max_batch_size == 3
     with pytest.raises(ValueError, match="no batch could fill"):
-        Inspection.reconfigure(running, {"max_batch_size": 65})
+        Inspection.reconfigure(starting, {"max_batch_size": 65})
+    for wrong in {"max_batch_size": 65}, {"max_batch": 2}:  # Ray Serve stops a replica that raises while it runs
+        Inspection.reconfigure(running, wrong)
+        assert slot_of(client).active.queue.settings.max_batch_size == 3
+        assert "batches stay as they are" in caplog.text
+        caplog.clear()
 
 
 def test_a_replica_of_one_model_follows_the_others_and_takes_settings_of_batches(replica):
     client, other = replica(), replica()
     client.post(f"{V1}/swap", json={"bundle": "/strict"})
     settings = ServiceSettings(models=[{"name": "pcb", "bundle": "/good"}])
-    running = SimpleNamespace(_settings=settings, _keeper=other.app.state.service.keeper, _following=None)
+    keeper = other.app.state.service.keeper
+    running = SimpleNamespace(_batches=Batches(settings, keeper), _keeper=keeper, _following=None)
 
     async def begin():
         await ModelReplica.reconfigure(running, {"max_batch_size": 3})
