@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from changenet.errors import ChangeNetError, RunError
 
-# Read by Ray and by OpenMP when a process starts; a local Ray hands them on to its workers.
+# Read by Ray and by OpenMP when a process starts (the command sets them first of all); a local Ray hands them on to its workers.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing about a user's run leaves the machine
     # Threads that wait spin for some microseconds only, then sleep: on a shared machine endless spinning slows all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from changenet import __version__
 from ray_jobs.cli import data, models, sealing, serving, training
 from ray_jobs.cli.group import Verbs
+from ray_jobs.cluster import ENVIRONMENT
 
 HELP = """Compare pictures of circuit-board components with their golden pictures: train, evaluate, export and serve
 Visual ChangeNet on Ray. `changenet quickstart` shows the whole road in a few minutes."""
@@ -32,8 +34,10 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback(help=HELP)
 def options(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback has answered
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
 ) -> None:
-    """Read what every verb understands."""
+    """Read what every verb understands, before libraries look at the environment."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)

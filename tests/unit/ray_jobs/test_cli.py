@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,12 @@ def test_every_verb_explains_itself(verb: str) -> None:
 
 def test_version() -> None:
     assert runner.invoke(app, ["--version"]).stdout.strip() == __version__
+
+
+def test_threads_of_every_verb_wait_without_taking_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    runner.invoke(app, ["check", "-e", "missing.yaml"])
+    assert os.environ.pop("GOMP_SPINCOUNT") == "20000"
 
 
 @pytest.mark.parametrize("flag", ["-e", "--experiment-spec-file", "--experiment_spec_file"])
