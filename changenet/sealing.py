@@ -102,9 +102,9 @@ def _reseal_bundle(source: str, target: str, passphrase: str, *, encrypt: bool) 
 
 def _check_state(sealed: list[bool], where: str, *, encrypt: bool) -> None:
     if encrypt and all(sealed):
-        raise CheckpointError("is encrypted already", where=where)
+        raise CheckpointError("is encrypted already", where=where, fix="Unseal it first to give it another passphrase.")
     if not encrypt and not any(sealed) and storage.exists(where):
-        raise CheckpointError("is not encrypted", where=where)
+        raise CheckpointError("is not encrypted", where=where, fix="There is nothing to do: use it as it is.")
 
 
 def behind_links(path: str) -> str:

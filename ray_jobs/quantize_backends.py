@@ -14,6 +14,7 @@ from changenet.errors import SpecError
 from changenet.evaluation.candidate import Candidate
 from changenet.evaluation.comparison import Comparison
 from changenet.factory.quantization import calibration_pairs, quantization_rules
+from changenet.model.merging import merged
 from changenet.model.network import ChangeNet
 from changenet.quantization import modelopt, torchao
 from changenet.quantization.file import QuantizedCheckpoint
@@ -75,6 +76,7 @@ def _torchao(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet)
 
 
 def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
+    network = merged(network)  # a norm that is left would hand outliers to the layer behind it
     layers = _layers(experiment, network, modelopt.quantizable)
     pairs, rows = calibration_pairs(experiment, checkpoint.description)
 
@@ -92,7 +94,6 @@ def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: Change
     from changenet.export.graphs import assemble
     from changenet.export.int8 import quantizable, quantize_parts
     from changenet.export.trace import trace_parts
-    from changenet.model.merging import merged
 
     layers = _layers(experiment, network, quantizable)
     pairs, rows = calibration_pairs(experiment, checkpoint.description)

@@ -86,6 +86,7 @@ def run(folder: str, *, seed: int = 0) -> int:
     ):
         out.print(f"{what:18}{path}", soft_wrap=True)
     out.print(f"Serve it:         changenet serve --model boards={results}/export/bundle", soft_wrap=True)
+    out.print(f"Ask it again:     changenet evaluate -e {spec} results_dir={results}", soft_wrap=True)
     again = f"results_dir={home / 'again'} train.num_epochs=8"
     out.print(f"Try other ways:   changenet train -e {spec} {again}", soft_wrap=True)
     return 0

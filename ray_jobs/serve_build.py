@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from changenet import storage
+from changenet.export.targets import check_files
 from ray_jobs.serve_check import check_bundles
 from ray_jobs.serve_settings import APPLICATION, Chosen, choose, http_options, warn_if_open
 from serve.deployments import INGRESS, deployment_of, scaling
@@ -23,16 +24,19 @@ _HEADER = """# For `serve deploy`, or as serveConfigV2 of a RayService; made by 
 logger = logging.getLogger(__name__)
 
 
-def run(out: str | None = None, **given: Any) -> int:
+def run(out: str | None = None, *, overwrite: bool = False, **given: Any) -> int:
     """Write the config file, or print it.
 
     Args:
         out: File to write; None: stdout.
+        overwrite: Replace an earlier file.
         given: Arguments of `ray_jobs.serve_settings.choose`, which see for errors.
 
     Raises:
         SpecError: A bundle that is seen from here cannot be used.
+        CheckpointError: The file is there, and may not be replaced.
     """
+    check_files([out] if out else [], bundle=None, overwrite=overwrite)
     chosen = choose(**given)
     warn_if_open(chosen.settings, host=chosen.host, tls=chosen.tls)
     away = check_bundles(chosen.settings)
@@ -46,6 +50,7 @@ def run(out: str | None = None, **given: Any) -> int:
         sys.stdout.write(text)
     else:
         storage.write_text(out, text)
+        logger.info("Wrote %s. On a machine with a Ray: serve deploy %s", out, out)
     return 0
 
 

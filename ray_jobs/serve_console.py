@@ -65,10 +65,20 @@ def announce(url: str, settings: ServiceSettings, lights: Sequence[str]) -> None
         f"Serving {names} on {url}",
         *_swapped(settings),
         f"  page     {url}/",
+        *_metrics(),
         f"  example  curl {key}{parts} {url}/v1/models/{name}/inspect",
         "  stop     Ctrl-C",
     ):
         out.print(line, soft_wrap=True)
+
+
+def _metrics() -> Iterator[str]:
+    """Yield a line that says where Prometheus finds the metrics of this node."""
+    import ray
+
+    here = next((node for node in ray.nodes() if node["Alive"] and node.get("MetricsExportPort")), None)
+    if here is not None:
+        yield f"  metrics  http://{here['NodeManagerAddress']}:{here['MetricsExportPort']}/metrics"
 
 
 def _swapped(settings: ServiceSettings) -> Iterator[str]:
@@ -78,5 +88,5 @@ def _swapped(settings: ServiceSettings) -> Iterator[str]:
     for name in dict.fromkeys(model.name for model in settings.models):
         with contextlib.suppress(DataError, HttpError):  # a folder that only the replicas see
             state, configured = wanted_state(name, settings.of(name).models, StateFiles(settings.goldens_dir))
-            if state.active != configured:
+            if state.active.bundle != configured.bundle:
                 yield f"  swapped  {name} is {state.active.bundle} since a swap, not {configured.bundle}; rollback returns"

@@ -102,7 +102,8 @@ class OnnxRuntimeEngine(Engine):
         if entry is None:
             there = ", ".join(sorted({each.runtime for each in manifest.engines})) or "no engine"
             what = f"holds no graphs for {RUNTIME}, but {there}"
-            raise EngineError(what, where=bundle.folder, fix="Export it again, or upgrade changenet.")
+            fix = "Name the engine torch, or auto." if there == "torch" else "Export it again, or upgrade changenet."
+            raise EngineError(what, where=bundle.folder, fix=fix)
         precision = entry.precision
         return cls(bundle.read, description=manifest.description, threads=threads, precision=precision, device=device)
 

@@ -22,6 +22,7 @@ from changenet.export.graphs import assemble
 from changenet.export.layers import layers_of_nodes
 from changenet.export.parity import check_parity
 from changenet.export.trace import trace_parts
+from changenet.model.merging import merged
 from changenet.model.network import ChangeNet
 from changenet.quantization import modelopt
 from changenet.quantization.file import QuantizedCheckpoint, build_quantized
@@ -41,7 +42,7 @@ def qdq_graphs(checkpoint: QuantizedCheckpoint) -> dict[str, bytes]:
             not agree.
     """
     rounded, description = build_quantized(checkpoint), checkpoint.description
-    floats = ChangeNet(**description.network)
+    floats = merged(ChangeNet(**description.network), in_place=True)
     floats.load_state_dict(modelopt.floats_of(checkpoint.state))
     parts = trace_parts(floats.eval(), opset=OPSET)
     if parts.weights:

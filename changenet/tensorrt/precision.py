@@ -95,7 +95,8 @@ def quantized_format(graph: onnx.ModelProto, files: Mapping[str, bytes] = NO_FIL
             continue
         if kind != TensorProto.INT8 or (zero is not None and weights.array(zero, files).any()):
             what = "its layers are quantized for CPUs (a zero that is not at 0), and TensorRT cannot run that"
-            raise EngineError(what, fix="Quantize the checkpoint with quantize.backend: modelopt.pytorch.")
+            fix = "Quantize the checkpoint with quantize.backend: modelopt.pytorch, and export that."
+            raise EngineError(what, where="the ONNX graphs (gen_trt_engine.onnx_file)", fix=fix)
         found.add("int8")
     return "fp8" if "fp8" in found else next(iter(found), None)
 

@@ -83,6 +83,7 @@ def serve_build(
     tls_certificate: TlsCertificate = None,
     tls_key: TlsKey = None,
     out: Annotated[str | None, typer.Option(help="File to write (default: stdout).")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False,
 ) -> None:
     """Write the same service as a config file: for Ray's own serve deploy, and for a RayService of Kubernetes.
 
@@ -92,6 +93,7 @@ def serve_build(
 
     code = verb.run(
         out,
+        overwrite=overwrite,
         spec=spec,
         models=models or (),
         overrides=overrides or (),

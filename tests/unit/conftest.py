@@ -121,12 +121,13 @@ def round_by_modelopt() -> Callable[..., Any]:
     def rounded(checkpoint: Any, test: Any, golden: Any, *, dtype: str = "int8", entropy: bool = False) -> Any:
         import torch
 
+        from changenet.model.merging import merged
         from changenet.quantization import modelopt
         from changenet.quantization.file import QuantizedCheckpoint
         from changenet.quantization.layers import candidates
         from changenet.training.checkpoint import build_network
 
-        network = build_network(checkpoint)
+        network = merged(build_network(checkpoint))
         layers = dict.fromkeys(candidates(network, modelopt.quantizable), dtype)
         if entropy:  # it takes many seconds a layer
             layers = {name: layers[name] for name in ("backbone.model.conv_stem", "head.layers.0")}

@@ -115,10 +115,21 @@ def test_without_a_file_it_is_printed(spec):
     assert yaml.safe_load(ended.stdout)["applications"][0]["args"]["models"] == [{"bundle": "/b", "name": "a"}]
 
 
+def test_what_a_user_changed_is_not_lost(tmp_path):
+    written = tmp_path / "serve.yaml"
+    command = ["serve", "build", "--model", "a=/b", "--out", str(written)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    written.write_text("changed")
+    ended = CliRunner().invoke(app, command)
+    assert ended.exit_code == 2 and "--overwrite" in ended.output and written.read_text() == "changed"
+    assert CliRunner().invoke(app, [*command, "--overwrite"]).exit_code == 0
+    assert written.read_text() != "changed"
+
+
 def test_it_is_a_verb_of_its_own_with_its_own_options(spec):
     verbs = typer.main.get_command(app).commands
     build, serve = ({each.name for each in verbs[name].params} for name in ("serve build", "serve"))
-    assert (build - serve, serve - build) == ({"out"}, {"address", "proxy", "key_env", "key_file"})
+    assert (build - serve, serve - build) == ({"out", "overwrite"}, {"address", "proxy", "key_env", "key_file"})
     explained = CliRunner().invoke(app, ["serve", "build", "--help"])
     assert explained.exit_code == 0 and "--out" in explained.stdout and "serve build [OPTIONS]" in explained.stdout
     listed = CliRunner().invoke(app, ["--help"]).stdout
