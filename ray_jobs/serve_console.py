@@ -73,7 +73,7 @@ def announce(url: str, settings: ServiceSettings, lights: Sequence[str]) -> None
 
 
 def _metrics() -> Iterator[str]:
-    """Yield a line that says where Prometheus finds the metrics of this node."""
+    """Yield a line that says where Prometheus finds the metrics of a node: the only one of a Ray that was started here."""
     import ray
 
     here = next((node for node in ray.nodes() if node["Alive"] and node.get("MetricsExportPort")), None)

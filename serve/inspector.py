@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +101,7 @@ class ServedModel:
             settings=batching or Batching(),
         )
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Names what computes: other engines make other numbers of the same bundle."""
         bundle = self.inspector.bundle
