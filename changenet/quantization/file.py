@@ -14,7 +14,6 @@ import torch
 from changenet import encryption
 from changenet.description import ModelDescription
 from changenet.errors import CheckpointError
-from changenet.model.merging import merged
 from changenet.model.network import ChangeNet
 from changenet.model.weight_files import read_pickled
 from changenet.training.checkpoint import QUANTIZED_FORMAT, Checkpoint, Describe, checkpoint_from
@@ -137,7 +136,5 @@ def build_quantized(checkpoint: QuantizedCheckpoint) -> ChangeNet:
         what = f"was quantized by {checkpoint.backend!r}, which this version does not know"
         raise CheckpointError(what, fix="Update changenet.")
     network = ChangeNet(**checkpoint.description.network)
-    if checkpoint.backend == "modelopt.pytorch":
-        network = merged(network, in_place=True)
     backends[checkpoint.backend](network, checkpoint.layers, checkpoint.state)
     return network.eval()

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from changenet.errors import CheckpointError
+from changenet.model.merging import merged
+from changenet.model.network import ChangeNet
 from changenet.quantization.packages import import_package, quiet
 
 BITS: dict[str, Any] = {"int8": 8, "fp8_e4m3fn": (4, 3)}
@@ -79,14 +81,15 @@ def ranges_of(layers: Iterable[str], state: Mapping[str, Tensor]) -> dict[str, f
     return {name: float(state[f"{name}{_INPUT}{_AMAX}"]) for name in layers}
 
 
-def restore(network: nn.Module, layers: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
-    """Give a fresh network the weights and ranges that `take_apart` returned, in place.
+def restore(network: ChangeNet, layers: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
+    """Merge a fresh network and give it the weights and ranges that `take_apart` returned of a merged one, in place.
 
     Raises:
         CheckpointError: They do not fit the network.
         EngineError: ModelOpt is not installed.
     """
     fix = "Quantize the checkpoint again with the packages of this machine."
+    merged(network, in_place=True)
     known = dict(network.named_modules())
     if unknown := sorted(
         name for name in layers if not quantizable(known.get(name, network)) or layers[name] not in BITS
