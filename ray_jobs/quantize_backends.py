@@ -18,7 +18,7 @@ from changenet.model.merging import merged
 from changenet.model.network import ChangeNet
 from changenet.quantization import modelopt, torchao
 from changenet.quantization.file import QuantizedCheckpoint
-from changenet.quantization.layers import candidates, choose_layers
+from changenet.quantization.layers import candidates, choose_layers, static_candidates
 from changenet.spec import Experiment
 from changenet.training.checkpoint import Checkpoint, package_versions
 from ray_jobs.quantize_comparison import shown
@@ -70,14 +70,14 @@ def candidate_of(checkpoint: QuantizedCheckpoint, graphs: Mapping[str, bytes]) -
 
 
 def _torchao(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
-    layers = _layers(experiment, network, torchao.quantizable)
+    layers = _layers(experiment, candidates(network, torchao.quantizable))
     torchao.quantize_weights(network, layers)
     return Quantized(_described(experiment, checkpoint, layers, state=torchao.take_apart(network, layers)))
 
 
 def _modelopt(experiment: Experiment, checkpoint: Checkpoint, network: ChangeNet) -> Quantized:
-    network = merged(network)  # a norm that is left would hand outliers to the layer behind it
-    layers = _layers(experiment, network, modelopt.quantizable)
+    network = merged(network)
+    layers = _layers(experiment, static_candidates(network, modelopt.quantizable))
     pairs, rows = calibration_pairs(experiment, checkpoint.description)
 
     def run(watched: ChangeNet) -> None:
@@ -95,7 +95,7 @@ def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: Change
     from changenet.export.int8 import quantizable, quantize_parts
     from changenet.export.trace import trace_parts
 
-    layers = _layers(experiment, network, quantizable)
+    layers = _layers(experiment, static_candidates(network, quantizable))
     pairs, rows = calibration_pairs(experiment, checkpoint.description)
     logger.info("Tracing %s.", checkpoint.description.network["backbone"])
     network = merged(network)
@@ -109,9 +109,9 @@ def _onnxruntime(experiment: Experiment, checkpoint: Checkpoint, network: Change
     return Quantized(_described(experiment, checkpoint, remaining(layers, done, network), graphs=after), before)
 
 
-def _layers(experiment: Experiment, network: ChangeNet, accepts: Callable[[Any], bool]) -> dict[str, str]:
+def _layers(experiment: Experiment, acceptable: dict[str, nn.Module]) -> dict[str, str]:
     return choose_layers(
-        candidates(network, accepts),
+        acceptable,
         rules=quantization_rules(experiment),
         skip=experiment.quantize.skip_names,
         backend=experiment.quantize.backend,

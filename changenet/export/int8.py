@@ -166,6 +166,7 @@ def _quantize(
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     made: onnx.ModelProto = quantizer.model.model
+    _relus_as_maxima(made)
     del made.metadata_props[:]
     del made.graph.value_info[:]
     # What the quantizer adds at the edges of two graphs has the same names in both.
@@ -182,6 +183,30 @@ def _quantize(
         node.input[:] = [own(name) for name in node.input]
         node.output[:] = [own(name) for name in node.output]
     return made
+
+
+def _relus_as_maxima(graph: onnx.ModelProto) -> None:
+    """Write a ReLU between a linear layer in integers and one in floats as a maximum, in place.
+
+    ONNX Runtime computes the layer in floats before a `Relu` that gives floats, and takes all its weights out of 8 bits
+    for every batch.
+    """
+    takers: dict[str, set[str]] = {}
+    for node in graph.graph.node:
+        for name in node.input:
+            takers.setdefault(name, set()).add(node.op_type)
+    rounded = {node.output[0] for node in graph.graph.node if node.op_type == "DequantizeLinear"}
+    linear = {
+        node.output[0]
+        for node in graph.graph.node
+        if node.op_type in ("Gemm", "MatMul") and rounded.issuperset(node.input[:2])
+    }
+    for node in graph.graph.node:
+        if node.op_type == "Relu" and node.input[0] in linear and "QuantizeLinear" not in takers[node.output[0]]:
+            node.op_type = "Max"
+            node.input.append("zero")
+    if any("zero" in node.input for node in graph.graph.node):
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0), "zero"))
 
 
 def _renamed(arrays: Arrays, old: str, new: str) -> Arrays:

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from changenet.errors import SpecError
+from changenet.model.network import ChangeNet
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,17 @@ class Rule:
 def candidates(network: nn.Module, accepts: Callable[[nn.Module], bool]) -> dict[str, nn.Module]:
     """Return the layers that a backend accepts, by name."""
     return {name: module for name, module in network.named_modules() if accepts(module)}
+
+
+def static_candidates(network: ChangeNet, accepts: Callable[[nn.Module], bool]) -> dict[str, nn.Module]:
+    """Return the layers that a backend accepts and whose inputs may be rounded like their weights, by name.
+
+    Layers of the head that a norm feeds stay in floats. A unit that was 0 all through training makes its norm multiply
+    by 316 (1 / sqrt(eps)), in the inputs of the layer or, once merged, in its weights: one scale for all of them leaves
+    the other units no steps. In floats such a layer costs next to nothing, as it is as wide as the head is deep inside.
+    """
+    behind_norms = {layer for layer in network.head.layers[1:] if isinstance(layer, nn.Linear)}
+    return {name: module for name, module in candidates(network, accepts).items() if module not in behind_norms}
 
 
 def choose_layers(

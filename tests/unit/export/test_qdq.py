@@ -41,7 +41,7 @@ def test_the_graphs_round_as_the_network_does(checkpoint, pairs, round_by_modelo
 
 def test_layers_of_two_formats_stand_side_by_side(checkpoint, pairs, round_by_modelopt) -> None:
     _, stored = round_by_modelopt(checkpoint, *pairs)
-    some = {"head.layers.0": "fp8_e4m3fn", "head.layers.3": "fp8_e4m3fn"}
+    some = {"head.layers.0": "fp8_e4m3fn", "pyramid.fuse.0": "fp8_e4m3fn"}
     mixed = replace(stored, layers={**stored.layers, **some})
     graphs = qdq_graphs(mixed)
     assert mixed.precision == "fp8+int8"
