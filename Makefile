@@ -53,7 +53,8 @@ test: lint  ## Lint, types, import contracts and the tests (under 25 minutes on 
 
 test-slow: env  ## The tests marked slow (with `make test` under an hour on 2 cores)
 	@echo "== Slow tests"
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations 20
+	@# In the order of the folders: by the number of its tests the longest file would come last, and one core would idle.
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 bench: env  ## Print the quick figures that the docs quote (real boards: benchmarks/real_boards.py)
 	@for script in loading synthetic; do echo "== $$script"; $(BIN)/python benchmarks/$$script.py || exit 1; done

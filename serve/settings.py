@@ -126,6 +126,9 @@ class ServiceSettings(Service):
 
     @model_validator(mode="after")
     def _fits(self) -> ServiceSettings:
-        if found := [f"{finding.keys[0]} {finding.what}" for finding in check_serve(self)]:
+        found = [f"{finding.keys[0]} {finding.what}" for finding in check_serve(self)]
+        if self.encryption_key is not None and self.encryption_key_file is not None:
+            found.append("encryption_key and encryption_key_file are both given: only one of them can count")
+        if found:
             raise ValueError("; ".join(found))
         return self

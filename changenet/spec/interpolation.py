@@ -23,6 +23,7 @@ LARGEST_EXPONENT = 64
 _register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
 _FILE = re.compile(r"\$\{\s*file\s*:")
 _RAISED = re.compile(r"^\w+ raised while resolving interpolation: ")
+_UNSET = re.compile("Environment variable '(.*)' not found")
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -105,8 +106,8 @@ def resolve(tree: Tree, defaults: Tree, problem: Callable[[Path, str, str], None
         except (OmegaConfBaseException, ValueError, RecursionError) as error:
             reason = "it refers to itself" if isinstance(error, RecursionError) else _reason(error)
             fix = "Use ${key.path}, ${oc.env:NAME} or ${eval:'1 + 2'}."
-            if reason.startswith("Environment variable"):
-                fix = "Set the variable before you run this: export NAME=VALUE."
+            if variable := _UNSET.match(reason):
+                fix = f"Set the variable before you run this: export {variable[1]}=VALUE."
             elif _FILE.search(text):
                 fix = "${file:PATH} names a readable file that holds the passphrase alone, on one line."
             problem(path, f"is {text!r}, which cannot be resolved: {reason}", fix)

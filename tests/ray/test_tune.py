@@ -116,34 +116,38 @@ def test_a_sweep_without_one_good_trial_says_why(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_sweep_that_was_killed_goes_on(
-    number: signal.Signals,
-    write_spec: Spec,
-    write_sweep: Callable[..., str],
-    tmp_path: Path,
-    hears_ctrl_c: Callable[[], object],
+def test_a_sweep_that_was_interrupted_and_then_killed_goes_on(
+    write_spec: Spec, write_sweep: Callable[..., str], tmp_path: Path, hears_ctrl_c: Callable[[], object]
 ) -> None:
     spec, folder = write_spec(train__num_epochs=15), tmp_path / "results" / "tune"
     sweep = write_sweep(trials=2, max_concurrent_trials=1)
-    command = [sys.executable, "-m", "ray_jobs", "tune", "-e", spec, "-s", sweep]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=hears_ctrl_c)
-    deadline = time.monotonic() + 540  # other tests run beside this one
-    second = folder / "trials" / "001" / "train" / "metrics.csv"
-    while not second.exists():
-        assert process.poll() is None, process.communicate()[1].decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(number)
-    code = process.wait(timeout=300)
-    assert code == (1 if number == signal.SIGINT else -number)
-    before = second.read_text().splitlines()
-    first = (folder / "trials" / "000" / "train" / "metrics.csv").read_bytes()
+    metrics = [folder / "trials" / name / "train" / "metrics.csv" for name in ("000", "001")]
+    done: list[list[str]] = []
+    for path, number, code in zip(metrics, (signal.SIGINT, signal.SIGKILL), (1, -signal.SIGKILL), strict=True):
+        _stop_once_there(path, number, code, ["-e", spec, "-s", sweep], hears_ctrl_c)
+        done.append(path.read_text().splitlines())
+    first = metrics[0].read_bytes()
     assert tune.run(spec, sweep) == 0
     rows = _trials(tmp_path)
     assert [(row["name"], row["status"], row["epochs"]) for row in rows] == [
         ("000", "finished", "15"),
         ("001", "finished", "15"),
     ]
-    assert second.read_text().splitlines()[: len(before) - 1] == before[:-1], "epochs that were done are not done again"
-    assert (folder / "trials" / "000" / "train" / "metrics.csv").read_bytes() == first
+    for path, before in zip(metrics, done, strict=True):
+        assert path.read_text().splitlines()[: len(before) - 1] == before[:-1], "epochs that were done stay"
+    assert metrics[0].read_bytes() == first
+
+
+def _stop_once_there(
+    path: Path, number: signal.Signals, code: int, arguments: list[str], hears_ctrl_c: Callable[[], object]
+) -> None:
+    """Run a sweep, send it a signal as soon as a file exists, and check its exit code."""
+    command = [sys.executable, "-m", "ray_jobs", "tune", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=hears_ctrl_c)
+    deadline = time.monotonic() + 540  # other tests run beside this one
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(number)
+    assert process.wait(timeout=300) == code

@@ -122,3 +122,5 @@ def test_a_passphrase_may_lie_in_a_file(bundle_folder: Path, tmp_path: Path) -> 
     assert sealed.facts().threshold == served(bundle_folder).facts().threshold
     with pytest.raises(CheckpointError, match="encrypted"):
         open_models(ServiceSettings(models=models), Metrics())
+    with pytest.raises(ValueError, match="encryption_key and encryption_key_file are both given"):
+        ServiceSettings(models=models, encryption_key="open sesame", encryption_key_file=str(tmp_path / "passphrase"))

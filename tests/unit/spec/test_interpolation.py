@@ -110,6 +110,9 @@ def test_an_unset_results_dir_is_the_default_inside_an_interpolation_too(load, u
 def test_an_unset_environment_variable_is_named_without_jargon(problems) -> None:
     (line,) = problems("train: {num_epochs: '${oc.env:NOT_SET_HERE_}'}")
     assert "cannot be resolved: Environment variable 'NOT_SET_HERE_' not found." in line
+    (line,) = problems("encryption_key: '${oc.env:NOT_SET_HERE_}'")
+    assert "encryption_key: cannot be resolved." in line
+    assert "export NOT_SET_HERE_=VALUE" in line
 
 
 def test_the_passphrase_may_come_from_a_file(load, tmp_path: Path) -> None:
