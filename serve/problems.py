@@ -24,7 +24,7 @@ TITLES = {
     408: "Too slow",
     409: "Changed meanwhile",
     413: "Too large",
-    415: "Not a picture",
+    415: "Content of another kind",
     422: "Cannot be done as asked",
     500: "Internal error",
     503: "Not available now",
@@ -93,7 +93,10 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     def from_framework(request: Request, error: FrameworkError) -> JSONResponse:
         kind = {404: "no-such-route", 405: "method-not-allowed"}.get(error.status_code, "http-error")
-        problem = HttpError(error.status_code, kind, str(error.detail), headers=dict(error.headers or {}))
+        detail, headers = str(error.detail), dict(error.headers or {})
+        if error.status_code == 405:
+            detail = f"{request.method} cannot be done here; this route takes {headers.get('Allow', 'another method')}."
+        problem = HttpError(error.status_code, kind, detail, headers=headers)
         return problem_response(request.scope, problem)
 
     def from_validation(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -113,7 +113,8 @@ def test_an_unknown_model_is_404(client, picture):
     problem(post(client, {"test": picture(), "golden": picture()}, "nope"), 404, "no-such-model")
     problem(client.get("/v1/models/nope"), 404, "no-such-model")
     problem(client.get("/nowhere"), 404, "no-such-route")
-    problem(client.delete("/v1/models"), 405, "method-not-allowed")
+    refused = problem(client.delete("/v1/models"), 405, "method-not-allowed")
+    assert refused["detail"] == "DELETE cannot be done here; this route takes GET."
 
 
 @pytest.mark.parametrize(
