@@ -31,9 +31,7 @@ def test_the_file_gives_the_scores_of_the_quantized_network(
     assert "backbone.model.conv_stem.input_quantizer._amax" in content["model_state_dict"]
 
 
-def test_units_that_died_in_training_take_no_steps_from_the_others(
-    make_checkpoint, pairs, round_by_modelopt
-) -> None:
+def test_units_that_died_in_training_take_no_steps_from_the_others(make_checkpoint, pairs, round_by_modelopt) -> None:
     checkpoint = make_checkpoint(dead_units=2)
     network, _ = round_by_modelopt(checkpoint, *pairs)
     wanted = TorchEngine(build_network(checkpoint)).score(*pairs)
