@@ -44,7 +44,7 @@ def static_candidates(network: ChangeNet, accepts: Callable[[nn.Module], bool]) 
     by 316 (1 / sqrt(eps)), in the inputs of the layer or, once merged, in its weights: one scale for all of them leaves
     the other units no steps. In floats such a layer costs next to nothing, as it is as wide as the head is deep inside.
     """
-    behind_norms = {layer for layer in network.head.layers[1:] if isinstance(layer, nn.Linear)}
+    behind_norms = {layer for layer in list(network.head.layers)[1:] if isinstance(layer, nn.Linear)}
     return {name: module for name, module in candidates(network, accepts).items() if module not in behind_norms}
 
 
