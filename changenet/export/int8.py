@@ -22,12 +22,18 @@ from changenet.export.layers import OPERATORS, cut_off, layers_of_nodes
 from changenet.export.trace import Parts
 
 _BINS = 128  # of a histogram to begin with, and of 8 bits; ONNX Runtime's own choice
+_COLOURS = 3  # channels of a picture
 Arrays = dict[str, NDArray[Any]]
 
 
 def quantizable(module: nn.Module) -> bool:
-    """Say whether a layer gains: depthwise and grouped convolutions are slower in int8 than in floats."""
-    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+    """Say whether a layer gains: depthwise and grouped convolutions are slower in int8 than in floats.
+
+    A convolution over pixels has too few channels to gain, and large weights that cancel out: rounding them shows.
+    """
+    if isinstance(module, nn.Conv2d):
+        return module.groups == 1 and module.in_channels > _COLOURS
+    return isinstance(module, nn.Linear)
 
 
 def quantize_parts(
