@@ -148,12 +148,13 @@ def trace(name: str, lights: int, integers: bool) -> dict[str, dict[str, bytes]]
     from changenet.export.int8 import quantizable, quantize_parts
     from changenet.export.trace import trace_parts
     from changenet.model.merging import merged
+    from changenet.quantization.layers import static_candidates
 
     network = build(name, lights)
     parts = trace_parts(merged(network))
     made = {ONNX: parts}
     if integers:
-        layers = {layer for layer, module in network.named_modules() if quantizable(module)}
+        layers = static_candidates(network, quantizable)
         random = np.random.default_rng(0)
         shape = (CALIBRATION // 4, 3, *network.image_size)
         noise = [tuple(random.integers(0, 256, (2, *shape), dtype=np.uint8)) for _ in range(4)]
@@ -329,6 +330,7 @@ def judge(path: str, spec: str) -> dict[str, tuple[str, str, str]]:
     from changenet.export.trace import trace_parts
     from changenet.factory.quantization import calibration_pairs, open_set
     from changenet.model.merging import merged
+    from changenet.quantization.layers import static_candidates
     from changenet.spec import load_spec
     from changenet.training.checkpoint import build_network, load_checkpoint
 
@@ -336,7 +338,7 @@ def judge(path: str, spec: str) -> dict[str, tuple[str, str, str]]:
     description, network = checkpoint.description, build_network(checkpoint)
     floats = trace_parts(merged(network))
     shown, rows = calibration_pairs(experiment, description)
-    layers = {layer for layer, module in network.named_modules() if quantizable(module)}
+    layers = static_candidates(network, quantizable)
     integers, _ = quantize_parts(floats, layers, batches(shown, rows, size=8))
     engines: dict[str, Any] = {BF16: TorchEngine.from_checkpoint(checkpoint, precision="bf16")}
     for row, parts in ((ONNX, floats), (INT8, integers)):
