@@ -29,7 +29,7 @@ Arrays = dict[str, NDArray[Any]]
 def quantizable(module: nn.Module) -> bool:
     """Say whether a layer gains: depthwise and grouped convolutions are slower in int8 than in floats.
 
-    A convolution over pixels has too few channels to gain, and large weights that cancel out: rounding them shows.
+    A convolution over pixels has large weights that cancel out: rounding them costs decisions.
     """
     if isinstance(module, nn.Conv2d):
         return module.groups == 1 and module.in_channels > _COLOURS
