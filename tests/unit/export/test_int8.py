@@ -175,6 +175,7 @@ def test_depthwise_convolutions_stay_floats() -> None:
     assert quantizable(nn.Conv2d(8, 4, 3))
     assert quantizable(nn.Linear(4, 4))
     assert not quantizable(nn.Conv2d(8, 8, 3, groups=8))
+    assert not quantizable(nn.Conv2d(3, 8, 3))
     assert not quantizable(nn.BatchNorm2d(8))
 
 
