@@ -9,11 +9,13 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as FrameworkError
+from starlette.routing import Match
 from starlette.types import Scope
 
 from serve.heads import path_of, request_id_of
 
 MEDIA_TYPE = "application/problem+json"
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 RETRY_AFTER_SECONDS = 1
 TITLES = {
     400: "The request cannot be read",
@@ -95,7 +97,8 @@ def add_problem_handlers(app: FastAPI) -> None:
         kind = {404: "no-such-route", 405: "method-not-allowed"}.get(error.status_code, "http-error")
         detail, headers = str(error.detail), dict(error.headers or {})
         if error.status_code == 405:
-            detail = f"{request.method} cannot be done here; this route takes {headers.get('Allow', 'another method')}."
+            headers["Allow"] = ", ".join(_methods(app, request))
+            detail = f"{request.method} cannot be done here; this route takes {headers['Allow']}."
         problem = HttpError(error.status_code, kind, detail, headers=headers)
         return problem_response(request.scope, problem)
 
@@ -106,3 +109,9 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.exception_handler(HttpError)(from_problem)
     app.exception_handler(FrameworkError)(from_framework)
     app.exception_handler(RequestValidationError)(from_validation)
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """Return what the path of a request takes: FastAPI itself names the methods of the first route alone."""
+    scopes = [{**request.scope, "method": method} for method in METHODS]
+    return [scope["method"] for scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in app.routes)]

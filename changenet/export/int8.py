@@ -208,7 +208,11 @@ def _relus_as_maxima(graph: onnx.ModelProto) -> None:
         if node.op_type in ("Gemm", "MatMul") and rounded.issuperset(node.input[:2])
     }
     for node in graph.graph.node:
-        if node.op_type == "Relu" and node.input[0] in linear and "QuantizeLinear" not in takers[node.output[0]]:
+        if (
+            node.op_type == "Relu"
+            and node.input[0] in linear
+            and "QuantizeLinear" not in takers.get(node.output[0], ())
+        ):
             node.op_type = "Max"
             node.input.append("zero")
     if any("zero" in node.input for node in graph.graph.node):

@@ -42,7 +42,7 @@ def static_candidates(network: ChangeNet, accepts: Callable[[nn.Module], bool]) 
 
     Layers of the head that a norm feeds stay in floats. A unit that was 0 all through training makes its norm multiply
     by 316 (1 / sqrt(eps)), in the inputs of the layer or, once merged, in its weights: one scale for all of them leaves
-    the other units no steps. In floats such a layer costs next to nothing, as it is as wide as the head is deep inside.
+    the other units no steps. These layers are small: the first one of the head takes the map, they take its hidden units.
     """
     behind_norms = {layer for layer in list(network.head.layers)[1:] if isinstance(layer, nn.Linear)}
     return {name: module for name, module in candidates(network, accepts).items() if module not in behind_norms}
@@ -54,7 +54,7 @@ def choose_layers(
     """Return the number format of every layer that is quantized, by name.
 
     Args:
-        layers: The layers that the backend can quantize (`candidates`).
+        layers: The layers that the backend can quantize (`candidates`, `static_candidates`).
         rules: Later ones win.
         skip: Patterns of layers that stay as they are, whatever the rules say.
         backend: For messages.

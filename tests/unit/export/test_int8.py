@@ -105,7 +105,7 @@ def test_units_that_died_in_training_take_no_steps_from_the_others(make_checkpoi
 
 
 def test_the_large_layer_of_a_head_computes_in_integers(checkpoint, pairs_of_module, tmp_path) -> None:
-    """With a norm behind it the layer would compute in floats, and take its weights out of 8 bits for every batch."""
+    """In front of a ReLU of floats it would compute in floats, and take its weights out of 8 bits for every batch."""
     import onnxruntime
 
     network = merged(build_network(checkpoint))

@@ -115,6 +115,9 @@ def test_an_unknown_model_is_404(client, picture):
     problem(client.get("/nowhere"), 404, "no-such-route")
     refused = problem(client.delete("/v1/models"), 405, "method-not-allowed")
     assert refused["detail"] == "DELETE cannot be done here; this route takes GET."
+    answer = client.post("/v1/models/pcb/goldens/R1")
+    assert "this route takes GET, PUT, DELETE." in problem(answer, 405, "method-not-allowed")["detail"]
+    assert answer.headers["allow"] == "GET, PUT, DELETE"
 
 
 @pytest.mark.parametrize(
