@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_the_whole_road_decides_well_and_a_used_folder_is_safe(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ray_jobs", "quickstart", "--out"]
     results = tmp_path / "demo" / "results"
