@@ -197,26 +197,18 @@ def _relus_as_maxima(graph: onnx.ModelProto) -> None:
     ONNX Runtime computes the layer in floats before a `Relu` that gives floats, and takes all its weights out of 8 bits
     for every batch.
     """
-    takers: dict[str, set[str]] = {}
-    for node in graph.graph.node:
-        for name in node.input:
-            takers.setdefault(name, set()).add(node.op_type)
-    rounded = {node.output[0] for node in graph.graph.node if node.op_type == "DequantizeLinear"}
+    nodes = graph.graph.node
+    rounded = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
     linear = {
-        node.output[0]
-        for node in graph.graph.node
-        if node.op_type in ("Gemm", "MatMul") and rounded.issuperset(node.input[:2])
+        node.output[0] for node in nodes if node.op_type in ("Gemm", "MatMul") and rounded.issuperset(node.input[:2])
     }
-    for node in graph.graph.node:
-        if (
-            node.op_type == "Relu"
-            and node.input[0] in linear
-            and "QuantizeLinear" not in takers.get(node.output[0], ())
-        ):
-            node.op_type = "Max"
-            node.input.append("zero")
-    if any("zero" in node.input for node in graph.graph.node):
+    rounded_next = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
+    relus = [node for node in nodes if node.op_type == "Relu" and node.input[0] in linear]
+    if of_floats := [node for node in relus if node.output[0] not in rounded_next]:
         graph.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0), "zero"))
+    for node in of_floats:
+        node.op_type = "Max"
+        node.input.append("zero")
 
 
 def _renamed(arrays: Arrays, old: str, new: str) -> Arrays:

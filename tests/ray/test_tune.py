@@ -144,10 +144,13 @@ def _stop_once_there(
     """Run a sweep, send it a signal as soon as a file exists, and check its exit code."""
     command = [sys.executable, "-m", "ray_jobs", "tune", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=hears_ctrl_c)
-    deadline = time.monotonic() + 540  # other tests run beside this one
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[1].decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(number)
-    assert process.wait(timeout=300) == code
+    try:
+        deadline = time.monotonic() + 540  # other tests run beside this one
+        while not path.exists():
+            assert process.poll() is None, process.communicate()[1].decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(number)
+        assert process.wait(timeout=300) == code
+    finally:
+        process.kill()  # or it goes on beside all other tests

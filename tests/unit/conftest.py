@@ -72,7 +72,7 @@ def _checkpoint(**changes: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def make_checkpoint() -> Callable[..., Any]:
-    """Return a function that makes a `Checkpoint` of a tiny network; arguments are those of `ChangeNet`, and how many units of the head are always 0."""
+    """Return a function that makes a `Checkpoint` of a tiny network; arguments are those of `ChangeNet`; `dead_units` of the head are always 0."""
     return _checkpoint
 
 
